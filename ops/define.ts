@@ -4,7 +4,7 @@
 import type * as FastCheck from "fast-check";
 import type { Dim } from "../compiler/ir/dim.ts";
 import type { DType } from "../compiler/ir/dtype.ts";
-import type { Attrs, TensorType, ValueId } from "../compiler/ir/graph/types.ts";
+import type { Attrs, AttrValue, TensorType, ValueId } from "../compiler/ir/graph/types.ts";
 import type { Expr } from "../compiler/ir/kernel/types.ts";
 
 /** Fusion reads the kind, never the name. */
@@ -93,12 +93,16 @@ export interface Tolerance {
 export interface OperandSpec {
   readonly name: string;
   readonly doc: string;
+  /** True when a call may leave it out; optional operands come last. */
+  readonly optional?: boolean;
 }
 
 export interface AttrSpec {
   readonly name: string;
   readonly type: "int" | "float" | "bool" | "string" | "ints" | "dim" | "dims";
   readonly doc: string;
+  /** What a call that leaves the attribute out means; an attribute without a default must be given. */
+  readonly default?: AttrValue;
 }
 
 export interface OpDefinition {
