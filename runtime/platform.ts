@@ -35,11 +35,13 @@ export async function machineMemory(): Promise<number> {
 export function eventLoopTurn(): Promise<void> {
   if (typeof setImmediate === "function") return new Promise((resolve) => void setImmediate(resolve));
   return new Promise((resolve) => {
-    const channel = new MessageChannel();
-    channel.port1.onmessage = () => {
-      channel.port1.close();
-      resolve();
-    };
-    channel.port2.postMessage(0);
+    const { port1, port2 } = new MessageChannel();
+    Object.assign(port1, {
+      onmessage: () => {
+        port1.close();
+        resolve();
+      },
+    });
+    port2.postMessage(0);
   });
 }

@@ -29,6 +29,8 @@ const patience = 12;
 const chunkTime = 0.15;
 /** Below this much work (in milliseconds of one thread) waking others costs more than it saves. */
 const worthSharing = 0.02;
+/** NEXT counts past the last unit by a chunk a thread and must stay an i32. */
+const maximumUnits = 2 ** 24;
 /** What one thread does per millisecond, roughly: operations and bytes. */
 const speed = { flops: 20e6, bytes: 8e6 } as const;
 
@@ -125,7 +127,13 @@ export class WasmDevice implements Device {
     if (!this.#closed) this.#heap.free(own.address);
   }
 
-  view(buffer: DeviceBuffer, offset: number, bytes: number): Uint8Array {
+  /** Only of shared memory: a plain one is detached when it grows, which may be while a caller still fills the view. */
+  view(buffer: DeviceBuffer, offset: number, bytes: number): Uint8Array | undefined {
+    const bytesThere = this.#bytes(buffer, offset, bytes);
+    return this.#team === undefined ? undefined : bytesThere;
+  }
+
+  #bytes(buffer: DeviceBuffer, offset: number, bytes: number): Uint8Array {
     this.#check();
     const own = this.#own(buffer);
     if (!(offset >= 0 && bytes >= 0 && offset + bytes <= own.bytes)) {
@@ -135,11 +143,11 @@ export class WasmDevice implements Device {
   }
 
   write(buffer: DeviceBuffer, offset: number, data: Uint8Array): Promise<void> {
-    return this.#serial(async () => this.view(buffer, offset, data.byteLength).set(data));
+    return this.#serial(async () => this.#bytes(buffer, offset, data.byteLength).set(data));
   }
 
   read(buffer: DeviceBuffer, offset: number, bytes: number): Promise<Uint8Array> {
-    return this.#serial(async () => new Uint8Array(this.view(buffer, offset, bytes)));
+    return this.#serial(async () => new Uint8Array(this.#bytes(buffer, offset, bytes)));
   }
 
   /** Throws ArtefactError for a module that does not fit, DeviceError for one this engine cannot run. */
@@ -213,6 +221,10 @@ export class WasmDevice implements Device {
           signal?.throwIfAborted();
         }
       }
+    } catch (error) {
+      // What exactly failed in a worker comes as a message, which is on its way.
+      for (let turns = 0; turns < 20 && error === this.#trap && this.#team !== undefined && this.#team.failure === undefined; turns++) await eventLoopTurn();
+      throw error === this.#trap && this.#team?.failure !== undefined ? this.#team.failure : error;
     } finally {
       if (this.#team !== undefined) Atomics.store(words, control.RUNNING, 0);
     }
@@ -220,7 +232,7 @@ export class WasmDevice implements Device {
 
   #copy(from: Binding, to: Binding): void {
     if (from.bytes !== to.bytes) throw new RangeError(`a copy of ${from.bytes} bytes into ${to.bytes}`);
-    this.view(to.buffer, to.offset, to.bytes).set(this.view(from.buffer, from.offset, from.bytes));
+    this.#bytes(to.buffer, to.offset, to.bytes).set(this.#bytes(from.buffer, from.offset, from.bytes));
   }
 
   /** Writes the arguments and opens the job to the other threads. */
@@ -229,7 +241,7 @@ export class WasmDevice implements Device {
     const run = number === undefined ? undefined : this.#functions[number];
     if (number === undefined || run === undefined) throw new DeviceError(`kernel ${command.kernel} is not loaded on this device`);
     const { bindings, dims, units } = command;
-    if (!Number.isInteger(units) || units < 0 || units > 2 ** 30) throw new DeviceError(`kernel ${command.kernel}: ${units} units of work cannot be dispatched`);
+    if (!Number.isInteger(units) || units < 0 || units > maximumUnits) throw new DeviceError(`kernel ${command.kernel}: ${units} units of work cannot be dispatched`);
     if (bindings.length + dims.length > maximumArguments) throw new DeviceError(`kernel ${command.kernel} has more than ${maximumArguments} arguments`);
     const args = new Int32Array(this.#memory.buffer, argumentsAddress, bindings.length + dims.length);
     for (const [i, b] of bindings.entries()) {
@@ -270,6 +282,7 @@ export class WasmDevice implements Device {
 
   /** Works on `job` until it is finished (true) or the time `until` has come (false). */
   #advance(job: Job, until: number): boolean {
+    if (job.shared && !job.open) return this.#join(job, until);
     const words = this.#words;
     const scratch = this.#scratch.address;
     try {
@@ -282,7 +295,7 @@ export class WasmDevice implements Device {
       }
     } catch (cause) {
       this.#trap = new DeviceError(`a kernel failed: ${messageOf(cause)}`, { cause });
-      Atomics.store(words, control.NEXT, job.units);
+      if (job.shared) Atomics.store(words, control.NEXT, job.units);
     }
     if (!job.shared) {
       if (this.#trap !== undefined) throw this.#trap;
