@@ -1,0 +1,68 @@
+// Compares a run's inputs with what the plan declares, and says exactly what does not fit. Does not
+// evaluate shape code.
+
+import { dimEval, dimParse, type DimEnv } from "../compiler/ir/dim.ts";
+import type { BufferId, Plan, PlanBuffer } from "../compiler/ir/plan/types.ts";
+import { ArtefactError, InputError } from "./errors.ts";
+import { arrays, elementCount, typeText, type Tensor } from "./tensor.ts";
+
+export interface CheckedInputs {
+  readonly shapes: Readonly<Record<string, readonly number[]>>;
+  readonly tensors: readonly { readonly buffer: BufferId; readonly tensor: Tensor }[];
+}
+
+/** Throws InputError that names every input that is missing, unknown, or of the wrong dtype, shape or length. */
+export function checkInputs(plan: Plan, inputs: Readonly<Record<string, Tensor>>): CheckedInputs {
+  const problems: string[] = [];
+  const shapes: Record<string, readonly number[]> = {};
+  const tensors: { buffer: BufferId; tensor: Tensor }[] = [];
+  const known = new Map<string, { value: number; by: string }>();
+  for (const { name, buffer } of plan.inputs) {
+    const declared = plan.buffers[buffer];
+    if (declared === undefined) throw new ArtefactError(`plan ${plan.name} has no buffer for input ${name}`);
+    const tensor = Object.hasOwn(inputs, name) ? inputs[name] : undefined;
+    if (tensor === undefined) {
+      problems.push(`${name} is missing: ${typeText(declared.dtype, declared.shape)}`);
+      continue;
+    }
+    problems.push(...misfit(name, tensor, declared, known, plan));
+    shapes[name] = tensor.shape;
+    tensors.push({ buffer, tensor });
+  }
+  const names = new Set(plan.inputs.map((i) => i.name));
+  for (const name of Object.keys(inputs)) if (!names.has(name)) problems.push(`${name} is not an input; there are ${[...names].join(", ") || "none"}`);
+  if (problems.length > 0) throw new InputError(`${plan.name}: ${problems.join("; ")}`);
+  return { shapes, tensors };
+}
+
+function misfit(name: string, tensor: Tensor, declared: PlanBuffer, known: Map<string, { value: number; by: string }>, plan: Plan): readonly string[] {
+  const expected = typeText(declared.dtype, declared.shape);
+  const found = typeText(tensor.dtype, tensor.shape);
+  if (tensor.dtype !== declared.dtype || tensor.shape.length !== declared.shape.length || !tensor.shape.every((d) => Number.isSafeInteger(d) && d >= 0)) {
+    return [`${name}: expected ${expected}, found ${found}`];
+  }
+  if (!(tensor.data instanceof arrays[tensor.dtype])) return [`${name}: the data of ${tensor.dtype} must be a ${arrays[tensor.dtype].name}`];
+  if (tensor.data.length !== elementCount(tensor.shape)) return [`${name}: ${found} has ${elementCount(tensor.shape)} elements, and its data has ${tensor.data.length}`];
+  const problems: string[] = [];
+  const later: number[] = [];
+  for (const [axis, text] of declared.shape.entries()) {
+    const size = tensor.shape[axis] ?? 0;
+    const symbol = plan.symbols.find((s) => s.name === text);
+    if (symbol === undefined) {
+      later.push(axis);
+      continue;
+    }
+    const before = known.get(text);
+    if (before === undefined) known.set(text, { value: size, by: `${name}, axis ${axis}` });
+    else if (before.value !== size) problems.push(`${name}: axis ${axis} is ${size}, but ${text} is ${before.value} (${before.by})`);
+    if (size < symbol.lower || size > (symbol.upper ?? Infinity)) {
+      problems.push(`${name}: axis ${axis} (${text}) is ${size}, outside ${symbol.lower}…${symbol.upper ?? ""}`);
+    }
+  }
+  const env: DimEnv = Object.fromEntries([...known].map(([symbol, { value }]) => [symbol, value]));
+  for (const axis of later) {
+    const size = dimEval(dimParse(declared.shape[axis] ?? "0"), env);
+    if (size !== tensor.shape[axis]) problems.push(`${name}: axis ${axis} of ${expected} must be ${size}, found ${found}`);
+  }
+  return problems;
+}

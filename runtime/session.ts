@@ -1,0 +1,260 @@
+// A graph with its weights on a device, ready to run. Loading streams each parameter to the device just
+// before something needs it and gives its place back as soon as nothing does, so that packing never holds
+// two copies of all weights. A run evaluates the shape code for the inputs' sizes (once for each), writes
+// inputs and tables, and submits the plan's steps. What a step computes is the compiler's business.
+
+import type { BoundPlan } from "../compiler/ir/plan/bind.ts";
+import type { HostValue } from "../compiler/ir/plan/host.ts";
+import type { Plan } from "../compiler/ir/plan/types.ts";
+import { checkPlan, type Artefact } from "./artefact.ts";
+import type { Binding, Command, Device, DeviceBuffer, KernelModule } from "./device.ts";
+import { WasmDevice } from "./devices/wasm/device.ts";
+import type { SimdChoice } from "./devices/wasm/module.ts";
+import { ArtefactError, DeviceError, formatBytes, ResourceError, type UhdError } from "./errors.ts";
+import { checkInputs } from "./inputs.ts";
+import { machineMemory } from "./platform.ts";
+import { prepare, Weights } from "./prepare.ts";
+import { bytesOfTensor, tensorFromBytes, type Tensor } from "./tensor.ts";
+import { Layouts, type Layout } from "./layout.ts";
+import { openParams, type WeightsOptions } from "./weights/load.ts";
+
+/** How far something long has come. `done` and `total` are bytes while loading and steps while running. */
+export interface Progress {
+  readonly phase: "weights" | "run";
+  readonly done: number;
+  readonly total: number;
+}
+
+export interface SessionOptions {
+  /** Default: a WebAssembly device of its own, closed with the session. A given device stays open. */
+  readonly device?: Device | undefined;
+  /** For the default device: threads, the calling one included, and the SIMD variant. */
+  readonly threads?: number | undefined;
+  readonly simd?: SimdChoice | undefined;
+  /** A checkpoint (path, bytes or tensors), or one with options. */
+  readonly weights?: WeightsOptions["from"] | WeightsOptions | undefined;
+  /** Makes the parameters that no checkpoint gives from `seed`: see weights/init.ts. The session then says `untrained`. */
+  readonly init?: { readonly seed: number } | undefined;
+  /** Stops loading: `create` then rejects with `signal.reason`. */
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((progress: Progress) => void) | undefined;
+}
+
+export interface RunOptions {
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((progress: Progress) => void) | undefined;
+}
+
+export interface StageTime {
+  /** The plan's name for it, e.g. a module; "inputs" and "outputs" are the copies in and out, "shape" the shape code. */
+  readonly stage: string;
+  readonly milliseconds: number;
+}
+
+/** Bytes on the device. */
+export interface MemoryUse {
+  readonly weights: number;
+  readonly arena: number;
+}
+
+export interface RunResult {
+  readonly outputs: Readonly<Record<string, Tensor>>;
+  /** In the order of the plan; together nearly `milliseconds`. */
+  readonly stages: readonly StageTime[];
+  readonly milliseconds: number;
+  /** Milliseconds of each step of the plan. */
+  readonly steps: readonly number[];
+  /** What the shape code computed, by name, e.g. the layout of the slices. */
+  readonly host: Readonly<Record<string, HostValue>>;
+  /** Every symbolic size. */
+  readonly sizes: Readonly<Record<string, number>>;
+  readonly memory: MemoryUse;
+}
+
+/** What a run holds on the device besides weights; kept from run to run. */
+interface Arena {
+  readonly buffer: DeviceBuffer;
+}
+
+export class Session implements AsyncDisposable {
+  readonly plan: Plan;
+  readonly device: Device;
+  /** Names of the parameters that were made from a seed. Their results mean nothing. */
+  readonly untrained: readonly string[];
+  readonly #ownsDevice: boolean;
+  readonly #module: KernelModule;
+  readonly #weights: Weights;
+  readonly #layouts: Layouts;
+  readonly #machine: number;
+  #arena: Arena | undefined;
+  #tail: Promise<unknown> = Promise.resolve();
+  #closed = false;
+
+  private constructor(plan: Plan, device: Device, ownsDevice: boolean, module: KernelModule, weights: Weights, machine: number) {
+    this.plan = plan;
+    this.device = device;
+    this.#ownsDevice = ownsDevice;
+    this.#module = module;
+    this.#weights = weights;
+    this.untrained = weights.untrained;
+    this.#machine = machine;
+    this.#layouts = new Layouts(plan);
+  }
+
+  /**
+   * Loads kernels and weights. Throws WeightsError, SafetensorsError, ArtefactError, ResourceError or DeviceError;
+   * whatever it throws, nothing stays allocated.
+   */
+  static async create(artefact: Artefact, options: SessionOptions = {}): Promise<Session> {
+    const { plan } = artefact;
+    const { signal } = options;
+    checkPlan(plan, `plan ${plan.name}`);
+    signal?.throwIfAborted();
+    await using params = await openParams(plan.params, weightsOptions(options.weights), options.init?.seed);
+    const device = options.device ?? (await WasmDevice.create({ threads: options.threads, simd: options.simd }));
+    try {
+      const machine = await machineMemory();
+      const module = await device.load({ wasm: artefact.modules });
+      const lacking = plan.kernels.filter((k) => !module.kernels.has(k.name)).map((k) => k.name);
+      if (lacking.length > 0) throw new ArtefactError(`plan ${plan.name} needs kernels its module does not have: ${lacking.join(", ")}`);
+      const onBytes = (done: number, total: number): void => options.onProgress?.({ phase: "weights", done, total });
+      const weights = await prepare(plan, device, module, params, { signal, onBytes, limit: Math.min(machine, device.capacity - device.used) });
+      return new Session(plan, device, options.device === undefined, module, weights, machine);
+    } catch (error) {
+      if (options.device === undefined) await device.close();
+      throw error;
+    }
+  }
+
+  /** Bytes of the weights as they stay on the device. */
+  get weightBytes(): number {
+    return this.#weights.bytes;
+  }
+
+  /**
+   * Runs the graph once. Runs of one session follow each other. Throws InputError for inputs that do not fit,
+   * ResourceError when they need more memory than there is (before allocating), DeviceError when a kernel fails;
+   * an abort rejects with `signal.reason` and leaves the session usable.
+   */
+  run(inputs: Readonly<Record<string, Tensor>>, options: RunOptions = {}): Promise<RunResult> {
+    const result = this.#tail.then(() => {
+      this.#check();
+      return this.#run(inputs, options);
+    });
+    this.#tail = result.catch(() => undefined);
+    return result;
+  }
+
+  /** The layout of a run with inputs of these sizes: sizes, shape code, memory. Nothing is allocated. */
+  layout(inputShapes: Readonly<Record<string, readonly number[]>>): BoundPlan {
+    return this.#layouts.get(inputShapes).bound;
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await this.#tail;
+    if (this.#ownsDevice) {
+      await this.device.close();
+      return;
+    }
+    this.#weights.free(this.device);
+    if (this.#arena !== undefined) this.device.free(this.#arena.buffer);
+    this.#arena = undefined;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #run(inputs: Readonly<Record<string, Tensor>>, { signal, onProgress }: RunOptions): Promise<RunResult> {
+    const begin = performance.now();
+    signal?.throwIfAborted();
+    const given = checkInputs(this.plan, inputs);
+    const layout = this.#layouts.get(given.shapes);
+    const arena = this.#provide(layout);
+    const shaped = performance.now();
+    for (const { buffer, tensor } of given.tensors) {
+      await this.device.write(arena.buffer, layout.offset(buffer), bytesOfTensor(tensor));
+    }
+    for (const table of layout.tables) await this.device.write(arena.buffer, layout.offset(table.buffer), table.bytes);
+    const written = performance.now();
+    const commands = this.#commands(layout, arena);
+    const steps: number[] = [];
+    await this.device.submit(commands, {
+      signal,
+      onCommand: (index, milliseconds) => {
+        steps.push(milliseconds);
+        onProgress?.({ phase: "run", done: index + 1, total: commands.length });
+      },
+    });
+    const computed = performance.now();
+    const outputs: Record<string, Tensor> = {};
+    for (const { name, buffer } of this.plan.outputs) {
+      const at = this.#binding(buffer, layout, arena);
+      const shape = layout.shape(buffer);
+      const bytes = await this.device.read(at.buffer, at.offset, layout.elementBytes(buffer));
+      outputs[name] = tensorFromBytes(layout.buffer(buffer).dtype, shape, bytes);
+    }
+    const end = performance.now();
+    return {
+      outputs,
+      stages: [
+        { stage: "shape", milliseconds: shaped - begin },
+        { stage: "inputs", milliseconds: written - shaped },
+        ...layout.stages(steps),
+        { stage: "outputs", milliseconds: end - computed },
+      ],
+      milliseconds: end - begin,
+      steps: steps.slice(0, this.plan.steps.length),
+      host: layout.bound.env,
+      sizes: layout.bound.symbols,
+      memory: { weights: this.#weights.bytes, arena: layout.bytes },
+    };
+  }
+
+  /** The plan's steps on real places, and the states' updates after them. Made once for each layout and arena. */
+  #commands(layout: Layout, arena: Arena): readonly Command[] {
+    return layout.commands(arena, this.#module, (id) => this.#binding(id, layout, arena));
+  }
+
+  #binding(id: number, layout: Layout, arena: Arena): Binding {
+    const kept = this.#weights.binding(id);
+    if (kept !== undefined) return kept;
+    return { buffer: arena.buffer, offset: layout.offset(id), bytes: layout.allocatedBytes(id) };
+  }
+
+  /** Memory for a run; grows when a run needs more, and says no before it does when there cannot be enough. */
+  #provide(layout: Layout): Arena {
+    if (this.#arena !== undefined && this.#arena.buffer.bytes >= layout.bytes) return this.#arena;
+    const needed = this.#weights.bytes + layout.bytes;
+    const others = this.device.used - this.#weights.bytes - (this.#arena?.buffer.bytes ?? 0);
+    const available = Math.min(this.#machine, this.device.capacity - Math.max(0, others));
+    if (needed > available) {
+      const largest = layout.largest();
+      throw new ResourceError(
+        `${this.plan.name} needs ${formatBytes(needed)} for these inputs (weights ${formatBytes(this.#weights.bytes)}, arena ${formatBytes(layout.bytes)}) and there are ${formatBytes(available)}; ` +
+          `the largest value is ${largest.name}, ${largest.type}, ${formatBytes(largest.bytes)}`,
+        needed,
+        available,
+      );
+    }
+    if (this.#arena !== undefined) {
+      this.device.free(this.#arena.buffer);
+      this.#arena = undefined;
+    }
+    this.#arena = { buffer: this.device.alloc(layout.bytes) };
+    return this.#arena;
+  }
+
+  #check(): void {
+    const failure: UhdError | undefined = this.#closed ? new DeviceError("the session is closed") : undefined;
+    if (failure !== undefined) throw failure;
+  }
+}
+
+function weightsOptions(weights: SessionOptions["weights"]): WeightsOptions | undefined {
+  if (weights === undefined) return undefined;
+  if (typeof weights === "string" || weights instanceof Uint8Array || weights instanceof Blob || weights instanceof Map) return { from: weights };
+  return weights as WeightsOptions;
+}
