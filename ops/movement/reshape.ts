@@ -41,12 +41,10 @@ export const reshape = defineOp({
   type: (operands, attrs) => {
     const x = operandAt(operands, 0);
     const to = shape.of(attrs);
-    // Equal leading sizes are left out, so that sizes with div or mod in them need not be multiplied out.
-    const same = lead(x.shape, to);
-    const from = dimProduct(x.shape.slice(same));
-    const into = dimProduct(to.slice(same));
+    const from = dimProduct(x.shape);
+    const into = dimProduct(to);
     if (from.text !== into.text) {
-      throw new OpTypeError(0, `${shapeText(x.shape)} and ${shapeText(to)} are not known to have the same number of elements`, `${dimProduct(to).text} elements`, `${dimProduct(x.shape).text} elements`);
+      throw new OpTypeError(0, `${shapeText(x.shape)} and ${shapeText(to)} are not known to have the same number of elements`, `${into.text} elements`, `${from.text} elements`);
     }
     return { dtype: x.dtype, shape: to };
   },

@@ -112,6 +112,16 @@ export class GraphBuilder {
     return type;
   }
 
+  /** The id that the next node will get. */
+  get nextId(): ValueId {
+    return this.#next;
+  }
+
+  /** Nodes with ids from `id` on, in order. */
+  nodesFrom(id: ValueId): readonly GraphNode[] {
+    return this.#nodes.filter((node) => node.id >= id);
+  }
+
   output(name: string, value: ValueId): void {
     this.typeOf(value);
     this.#outputs.push({ name, value });
