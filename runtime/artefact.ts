@@ -47,7 +47,8 @@ async function inFolder(folder: string): Promise<ReadPart> {
   return async (name, expected) => {
     await using source = await openBytes(join(folder, name));
     const limit = expected ?? maximumManifest;
-    if (expected === undefined ? source.size > limit : source.size !== limit) throw new Error(`it has ${source.size} bytes instead of ${limit}`);
+    if (expected === undefined ? source.size > limit : source.size !== limit)
+      throw new Error(`it has ${source.size} bytes instead of ${limit}`);
     const bytes = new Uint8Array(source.size);
     await source.read(0, bytes);
     return bytes;
@@ -89,14 +90,16 @@ async function verified(where: string, readPart: ReadPart): Promise<Artefact> {
   };
   const manifest = json("manifest.json", await read("manifest.json"));
   if (!isRecord(manifest) || manifest["format"] !== format) return fail(`manifest.json does not describe a ${format}`);
-  if (manifest["version"] !== version) return fail(`it has version ${JSON.stringify(manifest["version"])}; this runtime reads version ${version}`);
+  if (manifest["version"] !== version)
+    return fail(`it has version ${JSON.stringify(manifest["version"])}; this runtime reads version ${version}`);
   const entries = manifest["files"];
   if (!isRecord(entries)) return fail("manifest.json lists no files");
   const part = async (name: string): Promise<Uint8Array> => {
     const entry = Object.hasOwn(entries, name) ? entries[name] : undefined;
     if (!isRecord(entry)) return fail(`manifest.json does not list ${name}`);
     const { bytes: size, sha256 } = entry;
-    if (typeof size !== "number" || !Number.isSafeInteger(size) || size < 0 || typeof sha256 !== "string") return fail(`manifest.json does not give size and sha256 of ${name}`);
+    if (typeof size !== "number" || !Number.isSafeInteger(size) || size < 0 || typeof sha256 !== "string")
+      return fail(`manifest.json does not give size and sha256 of ${name}`);
     const bytes = await read(name, size);
     if ((await sha256Of(bytes)) !== sha256) return fail(`${name} was altered: its SHA-256 is not the manifest's`);
     return bytes;
@@ -115,7 +118,8 @@ async function sha256Of(bytes: Uint8Array): Promise<string> {
     digest = createHash("sha256").update(bytes).digest();
   } else {
     const subtle = (globalThis as { readonly crypto?: { readonly subtle?: typeof globalThis.crypto.subtle } }).crypto?.subtle;
-    if (subtle === undefined) throw new ArtefactError("hashes can be verified in secure contexts only: serve the page over https or from localhost");
+    if (subtle === undefined)
+      throw new ArtefactError("hashes can be verified in secure contexts only: serve the page over https or from localhost");
     digest = new Uint8Array(await subtle.digest("SHA-256", bytes));
   }
   return Array.from(digest, (b) => b.toString(16).padStart(2, "0")).join("");
@@ -140,7 +144,8 @@ export function checkPlan(plan: unknown, where: string): asserts plan is Plan {
     if (typeof id !== "number" || p.buffers[id] === undefined) fail(`${user} uses buffer ${String(id)}, which the plan does not have`);
   };
   for (const b of p.buffers) {
-    if (!isDType(b.dtype) || !Array.isArray(b.shape) || typeof b.slack !== "number" || !isRecord(b.place)) fail(`buffer ${b.name} is not described`);
+    if (!isDType(b.dtype) || !Array.isArray(b.shape) || typeof b.slack !== "number" || !isRecord(b.place))
+      fail(`buffer ${b.name} is not described`);
     if (b.place.k === "table" && p.tables[b.place.table] === undefined) fail(`buffer ${b.name} holds a table that the plan does not have`);
   }
   for (const entry of [...p.inputs, ...p.outputs, ...p.params, ...p.states]) buffer(entry.buffer, entry.name);
@@ -156,7 +161,8 @@ export function checkPlan(plan: unknown, where: string): asserts plan is Plan {
         const kernel = kernels.get(step.kernel);
         if (kernel === undefined) return fail(`a step runs kernel ${step.kernel}, which the plan does not have`);
         for (const id of step.buffers) buffer(id, step.kernel);
-        if (step.buffers.length !== kernel.bufferCount || step.dims.length !== kernel.dims.length) fail(`a step gives kernel ${step.kernel} the wrong number of arguments`);
+        if (step.buffers.length !== kernel.bufferCount || step.dims.length !== kernel.dims.length)
+          fail(`a step gives kernel ${step.kernel} the wrong number of arguments`);
         break;
       }
       default:

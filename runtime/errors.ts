@@ -34,7 +34,10 @@ export class WeightsError extends UhdError {
   readonly extra: readonly string[];
   /** `name: expected f32[4, 3], found f32[3, 4]`, one for each tensor of the wrong shape or dtype. */
   readonly misshapen: readonly string[];
-  constructor(message: string, lists: { readonly missing: readonly string[]; readonly extra: readonly string[]; readonly misshapen: readonly string[] }) {
+  constructor(
+    message: string,
+    lists: { readonly missing: readonly string[]; readonly extra: readonly string[]; readonly misshapen: readonly string[] },
+  ) {
     super(message);
     this.missing = lists.missing;
     this.extra = lists.extra;

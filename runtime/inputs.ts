@@ -30,19 +30,32 @@ export function checkInputs(plan: Plan, inputs: Readonly<Record<string, Tensor>>
     tensors.push({ buffer, tensor });
   }
   const names = new Set(plan.inputs.map((i) => i.name));
-  for (const name of Object.keys(inputs)) if (!names.has(name)) problems.push(`${name} is not an input; there are ${[...names].join(", ") || "none"}`);
+  for (const name of Object.keys(inputs))
+    if (!names.has(name)) problems.push(`${name} is not an input; there are ${[...names].join(", ") || "none"}`);
   if (problems.length > 0) throw new InputError(`${plan.name}: ${problems.join("; ")}`);
   return { shapes, tensors };
 }
 
-function misfit(name: string, tensor: Tensor, declared: PlanBuffer, known: Map<string, { value: number; by: string }>, plan: Plan): readonly string[] {
+function misfit(
+  name: string,
+  tensor: Tensor,
+  declared: PlanBuffer,
+  known: Map<string, { value: number; by: string }>,
+  plan: Plan,
+): readonly string[] {
   const expected = typeText(declared.dtype, declared.shape);
   const found = typeText(tensor.dtype, tensor.shape);
-  if (tensor.dtype !== declared.dtype || tensor.shape.length !== declared.shape.length || !tensor.shape.every((d) => Number.isSafeInteger(d) && d >= 0)) {
+  if (
+    tensor.dtype !== declared.dtype ||
+    tensor.shape.length !== declared.shape.length ||
+    !tensor.shape.every((d) => Number.isSafeInteger(d) && d >= 0)
+  ) {
     return [`${name}: expected ${expected}, found ${found}`];
   }
-  if (!(tensor.data instanceof arrays[tensor.dtype])) return [`${name}: the data of ${tensor.dtype} must be a ${arrays[tensor.dtype].name}`];
-  if (tensor.data.length !== elementCount(tensor.shape)) return [`${name}: ${found} has ${elementCount(tensor.shape)} elements, and its data has ${tensor.data.length}`];
+  if (!(tensor.data instanceof arrays[tensor.dtype]))
+    return [`${name}: the data of ${tensor.dtype} must be a ${arrays[tensor.dtype].name}`];
+  if (tensor.data.length !== elementCount(tensor.shape))
+    return [`${name}: ${found} has ${elementCount(tensor.shape)} elements, and its data has ${tensor.data.length}`];
   const problems: string[] = [];
   const later: number[] = [];
   for (const [axis, text] of declared.shape.entries()) {

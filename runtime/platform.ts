@@ -2,7 +2,8 @@
 // when something needs them, under a name a bundler cannot see, so a browser bundle stays without them.
 
 /** True in Node (and what imitates it), also in its worker threads. */
-export const isNode: boolean = typeof process === "object" && typeof process.versions === "object" && typeof process.versions.node === "string";
+export const isNode: boolean =
+  typeof process === "object" && typeof process.versions === "object" && typeof process.versions.node === "string";
 
 /** `node:NAME`. Throws an Error that says so where there is no Node. */
 export async function importNode<M>(name: string): Promise<M> {

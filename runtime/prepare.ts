@@ -49,7 +49,8 @@ export class Weights {
 function staticShape(buffer: PlanBuffer): readonly number[] {
   return buffer.shape.map((text) => {
     const size = dimConstant(dimParse(text));
-    if (size === undefined || size < 0) throw new ArtefactError(`buffer ${buffer.name} is kept between runs, and its size ${text} is not constant`);
+    if (size === undefined || size < 0)
+      throw new ArtefactError(`buffer ${buffer.name} is kept between runs, and its size ${text} is not constant`);
     return size;
   });
 }
@@ -136,7 +137,13 @@ function bufferOf(plan: Plan, id: BufferId): PlanBuffer {
 }
 
 /** Loads, prepares, and gives what stays. Frees everything it allocated when it throws. */
-export async function prepare(plan: Plan, device: Device, module: KernelModule, source: ParamSource, options: PrepareOptions): Promise<Weights> {
+export async function prepare(
+  plan: Plan,
+  device: Device,
+  module: KernelModule,
+  source: ParamSource,
+  options: PrepareOptions,
+): Promise<Weights> {
   const { peak } = weightsMemory(plan);
   if (peak > options.limit) {
     const largest = plan.buffers.filter(isKept).reduce((a, b) => (staticBytes(a) >= staticBytes(b) ? a : b));
@@ -199,7 +206,12 @@ export async function prepare(plan: Plan, device: Device, module: KernelModule, 
   }
 }
 
-function prepareCommand(plan: Plan, step: Step, module: KernelModule, bindings: ReadonlyMap<BufferId, Binding>): ReturnType<typeof commandOf> {
+function prepareCommand(
+  plan: Plan,
+  step: Step,
+  module: KernelModule,
+  bindings: ReadonlyMap<BufferId, Binding>,
+): ReturnType<typeof commandOf> {
   return commandOf(plan, step, module, {}, (id) => {
     const binding = bindings.get(id);
     if (binding === undefined) throw new ArtefactError(`plan ${plan.name} has no place for buffer ${id}`);

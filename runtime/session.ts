@@ -7,7 +7,7 @@ import type { BoundPlan } from "../compiler/ir/plan/bind.ts";
 import type { HostValue } from "../compiler/ir/plan/host.ts";
 import type { Plan } from "../compiler/ir/plan/types.ts";
 import { checkPlan, type Artefact } from "./artefact.ts";
-import type { Binding, Command, Device, DeviceBuffer, KernelModule } from "./device.ts";
+import type { Binding, Device, DeviceBuffer, KernelModule } from "./device.ts";
 import { WasmDevice } from "./devices/wasm/device.ts";
 import type { SimdChoice } from "./devices/wasm/module.ts";
 import { ArtefactError, DeviceError, formatBytes, ResourceError, type UhdError } from "./errors.ts";
@@ -71,11 +71,6 @@ export interface RunResult {
   readonly memory: MemoryUse;
 }
 
-/** What a run holds on the device besides weights; kept from run to run. */
-interface Arena {
-  readonly buffer: DeviceBuffer;
-}
-
 export class Session implements AsyncDisposable {
   readonly plan: Plan;
   readonly device: Device;
@@ -86,7 +81,8 @@ export class Session implements AsyncDisposable {
   readonly #weights: Weights;
   readonly #layouts: Layouts;
   readonly #machine: number;
-  #arena: Arena | undefined;
+  /** The block of the last run; later runs that fit in it use it again. */
+  #arena: DeviceBuffer | undefined;
   #tail: Promise<unknown> = Promise.resolve();
   #closed = false;
 
@@ -118,7 +114,11 @@ export class Session implements AsyncDisposable {
       const lacking = plan.kernels.filter((k) => !module.kernels.has(k.name)).map((k) => k.name);
       if (lacking.length > 0) throw new ArtefactError(`plan ${plan.name} needs kernels its module does not have: ${lacking.join(", ")}`);
       const onBytes = (done: number, total: number): void => options.onProgress?.({ phase: "weights", done, total });
-      const weights = await prepare(plan, device, module, params, { signal, onBytes, limit: Math.min(machine, device.capacity - device.used) });
+      const weights = await prepare(plan, device, module, params, {
+        signal,
+        onBytes,
+        limit: Math.min(machine, device.capacity - device.used),
+      });
       return new Session(plan, device, options.device === undefined, module, weights, machine);
     } catch (error) {
       if (options.device === undefined) await device.close();
@@ -159,7 +159,7 @@ export class Session implements AsyncDisposable {
       return;
     }
     this.#weights.free(this.device);
-    if (this.#arena !== undefined) this.device.free(this.#arena.buffer);
+    if (this.#arena !== undefined) this.device.free(this.#arena);
     this.#arena = undefined;
   }
 
@@ -173,13 +173,14 @@ export class Session implements AsyncDisposable {
     const given = checkInputs(this.plan, inputs);
     const layout = this.#layouts.get(given.shapes);
     const arena = this.#provide(layout);
+    const { tables } = layout;
     const shaped = performance.now();
     for (const { buffer, tensor } of given.tensors) {
-      await this.device.write(arena.buffer, layout.offset(buffer), bytesOfTensor(tensor));
+      await this.device.write(arena, layout.offset(buffer), bytesOfTensor(tensor));
     }
-    for (const table of layout.tables) await this.device.write(arena.buffer, layout.offset(table.buffer), table.bytes);
+    for (const table of tables) await this.device.write(arena, layout.offset(table.buffer), table.bytes);
     const written = performance.now();
-    const commands = this.#commands(layout, arena);
+    const commands = layout.commands(arena, this.#module, (id) => this.#binding(id, layout, arena));
     const steps: number[] = [];
     await this.device.submit(commands, {
       signal,
@@ -207,28 +208,23 @@ export class Session implements AsyncDisposable {
       ],
       milliseconds: end - begin,
       steps: steps.slice(0, this.plan.steps.length),
-      host: layout.bound.env,
-      sizes: layout.bound.symbols,
+      host: layout.host,
+      sizes: layout.bound.env,
       memory: { weights: this.#weights.bytes, arena: layout.bytes },
     };
   }
 
-  /** The plan's steps on real places, and the states' updates after them. Made once for each layout and arena. */
-  #commands(layout: Layout, arena: Arena): readonly Command[] {
-    return layout.commands(arena, this.#module, (id) => this.#binding(id, layout, arena));
-  }
-
-  #binding(id: number, layout: Layout, arena: Arena): Binding {
+  #binding(id: number, layout: Layout, arena: DeviceBuffer): Binding {
     const kept = this.#weights.binding(id);
     if (kept !== undefined) return kept;
-    return { buffer: arena.buffer, offset: layout.offset(id), bytes: layout.allocatedBytes(id) };
+    return { buffer: arena, offset: layout.offset(id), bytes: layout.allocatedBytes(id) };
   }
 
   /** Memory for a run; grows when a run needs more, and says no before it does when there cannot be enough. */
-  #provide(layout: Layout): Arena {
-    if (this.#arena !== undefined && this.#arena.buffer.bytes >= layout.bytes) return this.#arena;
+  #provide(layout: Layout): DeviceBuffer {
+    if (this.#arena !== undefined && this.#arena.bytes >= layout.bytes) return this.#arena;
     const needed = this.#weights.bytes + layout.bytes;
-    const others = this.device.used - this.#weights.bytes - (this.#arena?.buffer.bytes ?? 0);
+    const others = this.device.used - this.#weights.bytes - (this.#arena?.bytes ?? 0);
     const available = Math.min(this.#machine, this.device.capacity - Math.max(0, others));
     if (needed > available) {
       const largest = layout.largest();
@@ -240,10 +236,10 @@ export class Session implements AsyncDisposable {
       );
     }
     if (this.#arena !== undefined) {
-      this.device.free(this.#arena.buffer);
+      this.device.free(this.#arena);
       this.#arena = undefined;
     }
-    this.#arena = { buffer: this.device.alloc(layout.bytes) };
+    this.#arena = this.device.alloc(layout.bytes);
     return this.#arena;
   }
 
@@ -255,6 +251,7 @@ export class Session implements AsyncDisposable {
 
 function weightsOptions(weights: SessionOptions["weights"]): WeightsOptions | undefined {
   if (weights === undefined) return undefined;
-  if (typeof weights === "string" || weights instanceof Uint8Array || weights instanceof Blob || weights instanceof Map) return { from: weights };
+  if (typeof weights === "string" || weights instanceof Uint8Array || weights instanceof Blob || weights instanceof Map)
+    return { from: weights };
   return weights as WeightsOptions;
 }

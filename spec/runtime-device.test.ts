@@ -17,8 +17,25 @@ afterEach(async () => {
   for (const d of open.splice(0)) await d.close();
 });
 
-function dispatch(module: KernelModule, kernel: string, buffers: readonly DeviceBuffer[], dims: readonly number[], units: number, flops = 1e9): Command {
-  return { k: "dispatch", module, kernel, bindings: buffers.map((buffer) => ({ buffer, offset: 0, bytes: buffer.bytes })), dims, units, scratch: 16, flops, bytes: 0 };
+function dispatch(
+  module: KernelModule,
+  kernel: string,
+  buffers: readonly DeviceBuffer[],
+  dims: readonly number[],
+  units: number,
+  flops = 1e9,
+): Command {
+  return {
+    k: "dispatch",
+    module,
+    kernel,
+    bindings: buffers.map((buffer) => ({ buffer, offset: 0, bytes: buffer.bytes })),
+    dims,
+    units,
+    scratch: 16,
+    flops,
+    bytes: 0,
+  };
 }
 
 async function ints(d: Device, buffer: DeviceBuffer): Promise<Int32Array> {
@@ -48,7 +65,11 @@ describe.each([1, 2, 3])("a device of %i threads", (threads) => {
     const x = d.alloc(4 * n);
     const y = d.alloc(4 * n);
     await d.write(x, 0, new Uint8Array(4 * n));
-    const whole = (buffer: DeviceBuffer): { buffer: DeviceBuffer; offset: number; bytes: number } => ({ buffer, offset: 0, bytes: buffer.bytes });
+    const whole = (buffer: DeviceBuffer): { buffer: DeviceBuffer; offset: number; bytes: number } => ({
+      buffer,
+      offset: 0,
+      bytes: buffer.bytes,
+    });
     const round: Command[] = [dispatch(module, "affine", [x, y], [], n), { k: "copy", from: whole(y), to: whole(x) }];
     await d.submit([...round, ...round, ...round]);
     const got = new Float32Array((await d.read(x, 0, 4 * n)).buffer);
@@ -160,8 +181,12 @@ describe("the WebAssembly device", () => {
   });
 
   test("notices by itself that a worker's script ends", async () => {
-    await expect(WasmDevice.create({ threads: 2, spawn: (_, events) => spawnWorker("process.exit(3)", events) })).rejects.toThrow(/worker thread.*code 3/);
-    await expect(WasmDevice.create({ threads: 2, spawn: (_, events) => spawnWorker("throw new Error('broken')", events) })).rejects.toThrow(/worker thread.*broken/);
+    await expect(WasmDevice.create({ threads: 2, spawn: (_, events) => spawnWorker("process.exit(3)", events) })).rejects.toThrow(
+      /worker thread.*code 3/,
+    );
+    await expect(WasmDevice.create({ threads: 2, spawn: (_, events) => spawnWorker("throw new Error('broken')", events) })).rejects.toThrow(
+      /worker thread.*broken/,
+    );
   });
 
   test("gives the same bytes on one thread and on several", async () => {
@@ -204,7 +229,17 @@ describe("the WebAssembly device", () => {
     expect(d.used).toBe(0);
     const small = d.alloc(64);
     await expect(d.write(small, 60, new Uint8Array(8))).rejects.toThrow(RangeError);
-    const command: Command = { k: "dispatch", module, kernel: "count", bindings: [{ buffer: small, offset: 32, bytes: 64 }], dims: [1], units: 1, scratch: 16, flops: 0, bytes: 0 };
+    const command: Command = {
+      k: "dispatch",
+      module,
+      kernel: "count",
+      bindings: [{ buffer: small, offset: 32, bytes: 64 }],
+      dims: [1],
+      units: 1,
+      scratch: 16,
+      flops: 0,
+      bytes: 0,
+    };
     await expect(d.submit([command])).rejects.toThrow("leaves its buffer");
     d.free(small);
     expect(() => d.free(small)).toThrow(DeviceError);

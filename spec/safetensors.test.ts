@@ -43,7 +43,10 @@ describe("a safetensors file", () => {
     "with null for a header": [file("null", 0), /not a JSON object/],
     "cut inside its data": [file({ a: f32([4], 0, 16) }, 12), /"a" ends at byte 16 of the data, and the file has 12/],
     "with offsets behind its end": [file({ a: f32([1], 4_000_000_000, 4_000_000_004) }, 4), /ends at byte 4000000004/],
-    "with offsets over 2^53": [file('{"a":{"dtype":"F32","shape":[1],"data_offsets":[9007199254740992,9007199254740996]}}', 4), /not two positions/],
+    "with offsets over 2^53": [
+      file('{"a":{"dtype":"F32","shape":[1],"data_offsets":[9007199254740992,9007199254740996]}}', 4),
+      /not two positions/,
+    ],
     "with negative offsets": [file({ a: f32([1], -4, 0) }, 4), /offsets \[-4,0\], which are not two positions/],
     "with offsets that are not integers": [file({ a: f32([1], 0.5, 4.5) }, 5), /not two positions/],
     "with offsets that are strings": [file({ a: { dtype: "F32", shape: [1], data_offsets: ["0", "4"] } }, 4), /not two positions/],
@@ -58,13 +61,31 @@ describe("a safetensors file", () => {
     "with a shape whose product wraps to its size": [file({ a: f32([2 ** 32, 2 ** 32], 0, 0) }, 0), /more elements/],
     "with a negative size": [file({ a: f32([-1, -2], 0, 8) }, 8), /not a list of at most 64 sizes/],
     "with a size that is a fraction": [file({ a: f32([0.5, 4], 0, 8) }, 8), /not a list/],
-    "with a thousand axes": [file({ a: f32(Array.from({ length: 1000 }, () => 1), 0, 4) }, 4), /not a list/],
+    "with a thousand axes": [
+      file(
+        {
+          a: f32(
+            Array.from({ length: 1000 }, () => 1),
+            0,
+            4,
+          ),
+        },
+        4,
+      ),
+      /not a list/,
+    ],
     "with an unknown dtype": [file({ a: { dtype: "F99", shape: [1], data_offsets: [0, 4] } }, 4), /unknown dtype "F99"/],
     "with the dtype __proto__": [file({ a: { dtype: "__proto__", shape: [1], data_offsets: [0, 4] } }, 4), /unknown dtype/],
     "with no dtype": [file({ a: { shape: [1], data_offsets: [0, 4] } }, 4), /unknown dtype undefined/],
     "with a tensor that is a number": [file({ a: 1 }, 0), /"a" is not described by an object/],
-    "with the same tensor twice": [file('{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', 1), /key "a" twice/],
-    "with the same tensor twice, once escaped": [file('{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"\\u0061":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', 1), /key "a" twice/],
+    "with the same tensor twice": [
+      file('{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', 1),
+      /key "a" twice/,
+    ],
+    "with the same tensor twice, once escaped": [
+      file('{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"\\u0061":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', 1),
+      /key "a" twice/,
+    ],
     "with the same field twice": [file('{"a":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}}', 1), /key "dtype" twice/],
     "with metadata that is not text": [file({ __metadata__: { a: 1 } }, 0), /__metadata__.a is not a string/],
   };
@@ -84,7 +105,8 @@ describe("a safetensors file", () => {
   });
 
   test("may hold scalars, empty tensors, metadata, foreign dtypes and a tensor called __proto__", async () => {
-    const header = '{"__metadata__":{"format":"pt"},"s":{"dtype":"F64","shape":[],"data_offsets":[0,8]},"e":{"dtype":"F32","shape":[0,7],"data_offsets":[8,8]},"__proto__":{"dtype":"U64","shape":[1],"data_offsets":[8,16]}}  ';
+    const header =
+      '{"__metadata__":{"format":"pt"},"s":{"dtype":"F64","shape":[],"data_offsets":[0,8]},"e":{"dtype":"F32","shape":[0,7],"data_offsets":[8,8]},"__proto__":{"dtype":"U64","shape":[1],"data_offsets":[8,16]}}  ';
     await using opened = await openSafetensors(file(header, 16));
     expect([...opened.tensors.keys()].sort()).toEqual(["__proto__", "e", "s"]);
     expect(opened.metadata.get("format")).toBe("pt");
@@ -94,12 +116,15 @@ describe("a safetensors file", () => {
   test("changed at random is refused or read, and nothing else", async () => {
     const good = file({ a: f32([2], 0, 8), b: { dtype: "I8", shape: [3, 1], data_offsets: [8, 11] } }, 11);
     await fc.assert(
-      fc.asyncProperty(fc.array(fc.record({ at: fc.nat(good.length - 1), value: fc.nat(255) }), { minLength: 1, maxLength: 4 }), async (changes) => {
-        const bytes = new Uint8Array(good);
-        for (const { at, value } of changes) bytes[at] = value;
-        const result = await openSafetensors(bytes).catch((e: unknown) => e);
-        if (result instanceof Error) expect(result).toBeInstanceOf(SafetensorsError);
-      }),
+      fc.asyncProperty(
+        fc.array(fc.record({ at: fc.nat(good.length - 1), value: fc.nat(255) }), { minLength: 1, maxLength: 4 }),
+        async (changes) => {
+          const bytes = new Uint8Array(good);
+          for (const { at, value } of changes) bytes[at] = value;
+          const result = await openSafetensors(bytes).catch((e: unknown) => e);
+          if (result instanceof Error) expect(result).toBeInstanceOf(SafetensorsError);
+        },
+      ),
       { numRuns: 2000 },
     );
   });
@@ -107,11 +132,20 @@ describe("a safetensors file", () => {
 
 test("repeated keys are found at every depth, and only there", () => {
   const json = fc.letrec((tie) => ({
-    value: fc.oneof({ depthSize: "small" }, fc.string(), fc.integer(), fc.array(tie("value"), { maxLength: 3 }), fc.dictionary(fc.string(), tie("value"), { maxKeys: 3 })),
+    value: fc.oneof(
+      { depthSize: "small" },
+      fc.string(),
+      fc.integer(),
+      fc.array(tie("value"), { maxLength: 3 }),
+      fc.dictionary(fc.string(), tie("value"), { maxKeys: 3 }),
+    ),
   }));
-  fc.assert(fc.property(json.value, (value) => {
+  fc.assert(
+    fc.property(json.value, (value) => {
       expect(repeatedKeys(JSON.stringify(value))).toEqual([]);
-    }), { numRuns: 500 });
+    }),
+    { numRuns: 500 },
+  );
   expect(repeatedKeys('{"a":{"b":[{"c":1,"d":",\\"c\\":","c":2}]},"e":{"c":1},"a":0}')).toEqual(["c", "a"]);
 });
 
@@ -197,16 +231,36 @@ describe("fitting a checkpoint to a graph", () => {
   });
 
   test("removes a prefix and leaves the rest of a larger checkpoint alone", async () => {
-    const from = new Map([["model.vision_tower.vision_tower.a.weight", values(5)], ["lm_head.weight", values(6)], ["model.mm_projector.q", values(7)]]);
+    const from = new Map([
+      ["model.vision_tower.vision_tower.a.weight", values(5)],
+      ["lm_head.weight", values(6)],
+      ["model.mm_projector.q", values(7)],
+    ]);
     const params = [param("a.weight", [1]), param("resampler.q", [1])];
     const prefix = { "model.vision_tower.vision_tower.": "", "model.mm_projector.": "resampler." };
     expect(await readF32(params, "resampler.q", { from, prefix })).toEqual([7]);
     expect(await readF32([param("a.weight", [1])], "a.weight", { from, prefix: "model.vision_tower.vision_tower." })).toEqual([5]);
-    await expect(openParams(params, { from: new Map([["x.a", values(1)], ["y.a", values(2)]]), prefix: { "x.": "", "y.": "" } }, undefined)).rejects.toThrow("two tensors of the checkpoint have this name");
+    await expect(
+      openParams(
+        params,
+        {
+          from: new Map([
+            ["x.a", values(1)],
+            ["y.a", values(2)],
+          ]),
+          prefix: { "x.": "", "y.": "" },
+        },
+        undefined,
+      ),
+    ).rejects.toThrow("two tensors of the checkpoint have this name");
   });
 
   test("suggests the prefix under which everything is there", async () => {
-    const from = new Map([["tower.a", values(1)], ["tower.b", values(2)], ["c", values(3)]]);
+    const from = new Map([
+      ["tower.a", values(1)],
+      ["tower.b", values(2)],
+      ["c", values(3)],
+    ]);
     await expect(openParams([param("a", [1]), param("b", [1])], { from }, undefined)).rejects.toThrow('under the prefix "tower."');
   });
 
@@ -223,7 +277,11 @@ describe("fitting a checkpoint to a graph", () => {
     mkdirSync(sharded, { recursive: true });
     await writeSafetensors(path.join(sharded, "one.safetensors"), new Map([["a", values(1, 2)]]));
     await writeSafetensors(path.join(sharded, "two.safetensors"), new Map([["b", values(3)]]));
-    const index = (map: unknown): void => writeFileSync(path.join(sharded, "model.safetensors.index.json"), typeof map === "string" ? map : JSON.stringify({ metadata: {}, weight_map: map }));
+    const index = (map: unknown): void =>
+      writeFileSync(
+        path.join(sharded, "model.safetensors.index.json"),
+        typeof map === "string" ? map : JSON.stringify({ metadata: {}, weight_map: map }),
+      );
     const params = [param("a", [2]), param("b", [1])];
     index({ a: "one.safetensors", b: "two.safetensors" });
     expect(await readF32(params, "a", { from: sharded })).toEqual([1, 2]);
@@ -243,7 +301,9 @@ describe("fitting a checkpoint to a graph", () => {
       index(map);
       await expect(openParams(params, { from: sharded }, undefined)).rejects.toThrow(message);
     }
-    await expect(openParams(params, { from: folder }, undefined)).rejects.toThrow(/neither model\.safetensors\.index\.json nor model\.safetensors/);
+    await expect(openParams(params, { from: folder }, undefined)).rejects.toThrow(
+      /neither model\.safetensors\.index\.json nor model\.safetensors/,
+    );
   });
 });
 
@@ -258,12 +318,15 @@ describe("conversion", () => {
   });
 
   test("to halves and bfloat16 rounds to nearest, ties to even", () => {
-    expect([1, 1 + 2 ** -11, 1 + 3 * 2 ** -11, 65519.9, 65520, 2 ** -25, 2 ** -25 * 1.001, -0].map(halfOfFloat)).toEqual([0x3c00, 0x3c00, 0x3c02, 0x7bff, 0x7c00, 0, 1, 0x8000]);
+    expect([1, 1 + 2 ** -11, 1 + 3 * 2 ** -11, 65519.9, 65520, 2 ** -25, 2 ** -25 * 1.001, -0].map(halfOfFloat)).toEqual([
+      0x3c00, 0x3c00, 0x3c02, 0x7bff, 0x7c00, 0, 1, 0x8000,
+    ]);
     fc.assert(
       fc.property(fc.float({ noNaN: true, min: -60000, max: 60000 }), (x) => {
         const h = halfOfFloat(x);
         const error = Math.abs(floatOfHalf(h) - x);
-        for (const other of [h - 1, h + 1]) if ((other & 0x7fff) < 0x7c00 && other >= 0) expect(error).toBeLessThanOrEqual(Math.abs(floatOfHalf(other) - x));
+        for (const other of [h - 1, h + 1])
+          if ((other & 0x7fff) < 0x7c00 && other >= 0) expect(error).toBeLessThanOrEqual(Math.abs(floatOfHalf(other) - x));
       }),
       { numRuns: 2000 },
     );
@@ -303,7 +366,13 @@ describe("seeded weights", () => {
     expect([...out]).toEqual([-0.017899373546242714, -0.0005343896918930113, 0.009623662568628788, -0.029893865808844566]);
     expect(normalQuantile(0.5)).toBe(0);
     // Python's statistics.NormalDist().inv_cdf, which is the same algorithm.
-    for (const [p, z] of [[1e-10, -6.361340902404056], [0.001, -3.090232306167813], [0.3, -0.5244005127080407], [0.99, 2.3263478740408408], [0.999999, 4.753424308817089]] as const) {
+    for (const [p, z] of [
+      [1e-10, -6.361340902404056],
+      [0.001, -3.090232306167813],
+      [0.3, -0.5244005127080407],
+      [0.99, 2.3263478740408408],
+      [0.999999, 4.753424308817089],
+    ] as const) {
       expect(normalQuantile(p)).toBeCloseTo(z, 13);
     }
   });
@@ -311,7 +380,15 @@ describe("seeded weights", () => {
   test("do not depend on where reading starts", () => {
     const whole = new Float32Array(101);
     seededElements(7, "a", normal, 0, whole);
-    for (const [first, count] of [[0, 50], [1, 50], [50, 51], [99, 2], [33, 1], [100, 1], [5, 0]] as const) {
+    for (const [first, count] of [
+      [0, 50],
+      [1, 50],
+      [50, 51],
+      [99, 2],
+      [33, 1],
+      [100, 1],
+      [5, 0],
+    ] as const) {
       const part = new Float32Array(count);
       seededElements(7, "a", normal, first, part);
       expect(part).toEqual(whole.subarray(first, first + count));

@@ -76,7 +76,12 @@ export async function contactSheet(sheet: ContactSheet): Promise<Uint8Array> {
         .extend({ ...border, background: ink })
         .raw()
         .toBuffer();
-      layers.push({ input, raw: { width: p.width + 2 * frame, height: p.height + 2 * frame, channels: 3 }, left: p.left - frame, top: p.top - frame });
+      layers.push({
+        input,
+        raw: { width: p.width + 2 * frame, height: p.height + 2 * frame, channels: 3 },
+        left: p.left - frame,
+        top: p.top - frame,
+      });
     }
     return await sharp({ create: { width, height, channels: 3, background: paper } })
       .composite(layers)
@@ -97,7 +102,9 @@ function arrange(
 ): { readonly placed: readonly Placed[]; readonly width: number; readonly height: number } {
   const columns = slices.length > 0 ? grid.columns : 0;
   const rows = slices.length > 0 ? grid.rows : 0;
-  const cell = slices.map(pictureSize).reduce((a, b) => ({ width: Math.max(a.width, b.width), height: Math.max(a.height, b.height) }), { width: 0, height: 0 });
+  const cell = slices
+    .map(pictureSize)
+    .reduce((a, b) => ({ width: Math.max(a.width, b.width), height: Math.max(a.height, b.height) }), { width: 0, height: 0 });
   const side = overview === undefined ? { width: 0, height: 0 } : pictureSize(overview);
   const apart = overview !== undefined && slices.length > 0 ? 2 * (frame + gap) : 0;
   const between = (n: number): number => Math.max(0, n - 1) * (2 * frame + gap) + 2 * (frame + gap);
@@ -156,7 +163,8 @@ export function pixelsOfPatches(
   if (count === undefined || channels !== 3 || p === undefined || p !== q || patches.shape.length !== 4) {
     throw new ImageError(`patches must be [T, 3, p, p], found ${typeText(patches.dtype, patches.shape)}`);
   }
-  if (first < 0 || first + columns * rows > count) throw new ImageError(`patches ${first}…${first + columns * rows} are not among ${count}`);
+  if (first < 0 || first + columns * rows > count)
+    throw new ImageError(`patches ${first}…${first + columns * rows} are not among ${count}`);
   const width = columns * p;
   const data = new Uint8Array(rows * p * width * 3);
   for (let patch = 0; patch < columns * rows; patch++) {

@@ -94,7 +94,9 @@ export async function decodeImage(from: string | Uint8Array | Blob, options: Dec
   return { dtype: "u8", shape: [info.height, info.width, 3], data: pixels, width: info.width, height: info.height, format };
 }
 
-async function readImage(from: string | Uint8Array | Blob): Promise<{ readonly name: string; readonly bytes: Uint8Array; readonly format: ImageFormat }> {
+async function readImage(
+  from: string | Uint8Array | Blob,
+): Promise<{ readonly name: string; readonly bytes: Uint8Array; readonly format: ImageFormat }> {
   const label = typeof from === "string" ? from : "image";
   try {
     await using source = await openBytes(from, label);

@@ -172,7 +172,11 @@ function renamed(name: string, prefixes: readonly (readonly [string, string])[])
  * Opens the weights of `params`. With only a seed all are made; with both, those the checkpoint lacks.
  * Throws WeightsError that lists every missing, extra and misshapen tensor.
  */
-export async function openParams(params: readonly PlanParam[], weights: WeightsOptions | undefined, seed: number | undefined): Promise<ParamSource> {
+export async function openParams(
+  params: readonly PlanParam[],
+  weights: WeightsOptions | undefined,
+  seed: number | undefined,
+): Promise<ParamSource> {
   if (weights === undefined) {
     if (seed === undefined && params.length > 0) {
       throw new WeightsError(`the graph has ${params.length} parameters: give weights, or a seed to make them from`, {
@@ -212,9 +216,16 @@ function seeded(params: readonly PlanParam[], seed: number): ParamSource {
   };
 }
 
-function matched(params: readonly PlanParam[], checkpoint: OpenCheckpoint, options: WeightsOptions, mayMiss: boolean): ReadonlyMap<string, Stored> {
+function matched(
+  params: readonly PlanParam[],
+  checkpoint: OpenCheckpoint,
+  options: WeightsOptions,
+  mayMiss: boolean,
+): ReadonlyMap<string, Stored> {
   const prefix = options.prefix ?? "";
-  const prefixes = (typeof prefix === "string" ? [[prefix, ""] as const] : Object.entries(prefix)).toSorted(([a], [b]) => b.length - a.length);
+  const prefixes = (typeof prefix === "string" ? [[prefix, ""] as const] : Object.entries(prefix)).toSorted(
+    ([a], [b]) => b.length - a.length,
+  );
   const byName = new Map<string, Stored>();
   const misshapen: string[] = [];
   for (const [name, stored] of checkpoint.tensors) {
@@ -229,8 +240,10 @@ function matched(params: readonly PlanParam[], checkpoint: OpenCheckpoint, optio
   for (const p of params) {
     const stored = byName.get(p.name);
     if (stored === undefined) continue;
-    const fits = accepted[p.dtype].includes(stored.dtype) && stored.shape.length === p.shape.length && stored.shape.every((d, i) => d === p.shape[i]);
-    if (!fits) misshapen.push(`${p.name}: expected ${typeText(p.dtype, p.shape)}, found ${typeText(stored.dtype.toLowerCase(), stored.shape)}`);
+    const fits =
+      accepted[p.dtype].includes(stored.dtype) && stored.shape.length === p.shape.length && stored.shape.every((d, i) => d === p.shape[i]);
+    if (!fits)
+      misshapen.push(`${p.name}: expected ${typeText(p.dtype, p.shape)}, found ${typeText(stored.dtype.toLowerCase(), stored.shape)}`);
   }
   if (missing.length + extra.length + misshapen.length > 0) {
     const lines = [`${checkpoint.name} does not fit the graph:`];

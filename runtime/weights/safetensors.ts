@@ -11,11 +11,25 @@ import { bytesOfTensor } from "../tensor.ts";
 import { openBytes, type ByteSource } from "./bytes.ts";
 
 /** Bits of an element of each dtype the format knows. Those we do not compute with may still lie beside those we do. */
+// prettier-ignore -- one width a line
 const bits: Readonly<Record<string, number>> = {
-  BOOL: 8, U8: 8, I8: 8, F8_E5M2: 8, F8_E4M3: 8, F8_E8M0: 8,
-  U16: 16, I16: 16, F16: 16, BF16: 16,
-  U32: 32, I32: 32, F32: 32,
-  U64: 64, I64: 64, F64: 64, C64: 64,
+  BOOL: 8,
+  U8: 8,
+  I8: 8,
+  F8_E5M2: 8,
+  F8_E4M3: 8,
+  F8_E8M0: 8,
+  U16: 16,
+  I16: 16,
+  F16: 16,
+  BF16: 16,
+  U32: 32,
+  I32: 32,
+  F32: 32,
+  U64: 64,
+  I64: 64,
+  F64: 64,
+  C64: 64,
 };
 
 const names: Readonly<Record<DType, string>> = { f32: "F32", f16: "F16", bf16: "BF16", u8: "U8", i8: "I8", i32: "I32", bool: "BOOL" };
@@ -48,7 +62,9 @@ export async function openSafetensors(from: string | Uint8Array | Blob, name?: s
   try {
     source = await openBytes(from, name);
   } catch (cause) {
-    throw new SafetensorsError(`${typeof from === "string" ? from : (name ?? "safetensors")} cannot be opened: ${messageOf(cause)}`, { cause });
+    throw new SafetensorsError(`${typeof from === "string" ? from : (name ?? "safetensors")} cannot be opened: ${messageOf(cause)}`, {
+      cause,
+    });
   }
   try {
     const { tensors, metadata } = await readHeader(source);
@@ -198,7 +214,10 @@ export function dtypeOf(name: string): DType | undefined {
  * The bytes of a safetensors file that holds `tensors`, in order of alignment and name, as the format's own writer
  * does. `metadata` is stored in the header.
  */
-export function encodeSafetensors(tensors: ReadonlyMap<string, Tensor>, metadata: Readonly<Record<string, string>> = {}): readonly Uint8Array[] {
+export function encodeSafetensors(
+  tensors: ReadonlyMap<string, Tensor>,
+  metadata: Readonly<Record<string, string>> = {},
+): readonly Uint8Array[] {
   const order = [...tensors].sort(([na, a], [nb, b]) => (bits[names[b.dtype]] ?? 0) - (bits[names[a.dtype]] ?? 0) || (na < nb ? -1 : 1));
   const header: [string, unknown][] = [];
   if (Object.keys(metadata).length > 0) header.push(["__metadata__", metadata]);
@@ -222,14 +241,18 @@ export function encodeSafetensors(tensors: ReadonlyMap<string, Tensor>, metadata
 }
 
 /** Writes a file under a temporary name and renames it when it is complete (Node). */
-export async function writeSafetensors(path: string, tensors: ReadonlyMap<string, Tensor>, metadata?: Readonly<Record<string, string>>): Promise<void> {
+export async function writeSafetensors(
+  path: string,
+  tensors: ReadonlyMap<string, Tensor>,
+  metadata?: Readonly<Record<string, string>>,
+): Promise<void> {
   const { open, rename, rm } = await importNode<typeof import("node:fs/promises")>("fs/promises");
   const temporary = `${path}.${process.pid}.tmp`;
   try {
     const handle = await open(temporary, "w");
     try {
       for (const part of encodeSafetensors(tensors, metadata)) {
-        for (let at = 0; at < part.byteLength; ) at += (await handle.write(part, at, part.byteLength - at)).bytesWritten;
+        for (let at = 0; at < part.byteLength;) at += (await handle.write(part, at, part.byteLength - at)).bytesWritten;
       }
     } finally {
       await handle.close();

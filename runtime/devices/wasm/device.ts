@@ -97,7 +97,8 @@ export class WasmDevice implements Device {
   /** Starts the threads. Throws DeviceError when they or the memory cannot be had. */
   static async create(options: WasmDeviceOptions = {}): Promise<WasmDevice> {
     const wanted = options.threads ?? Math.min(16, await hardwareThreads());
-    if (!Number.isInteger(wanted) || wanted < 1 || wanted > 256) throw new RangeError(`threads must be an integer from 1 to 256, found ${wanted}`);
+    if (!Number.isInteger(wanted) || wanted < 1 || wanted > 256)
+      throw new RangeError(`threads must be an integer from 1 to 256, found ${wanted}`);
     // Without isolation headers a browser has no shared memory; one thread on a plain memory always works.
     const threads = typeof SharedArrayBuffer === "function" ? wanted : 1;
     const { memory, pages } = newMemory(threads > 1);
@@ -223,7 +224,8 @@ export class WasmDevice implements Device {
       }
     } catch (error) {
       // What exactly failed in a worker comes as a message, which is on its way.
-      for (let turns = 0; turns < 20 && error === this.#trap && this.#team !== undefined && this.#team.failure === undefined; turns++) await eventLoopTurn();
+      for (let turns = 0; turns < 20 && error === this.#trap && this.#team !== undefined && this.#team.failure === undefined; turns++)
+        await eventLoopTurn();
       throw error === this.#trap && this.#team?.failure !== undefined ? this.#team.failure : error;
     } finally {
       if (this.#team !== undefined) Atomics.store(words, control.RUNNING, 0);
@@ -241,16 +243,20 @@ export class WasmDevice implements Device {
     const run = number === undefined ? undefined : this.#functions[number];
     if (number === undefined || run === undefined) throw new DeviceError(`kernel ${command.kernel} is not loaded on this device`);
     const { bindings, dims, units } = command;
-    if (!Number.isInteger(units) || units < 0 || units > maximumUnits) throw new DeviceError(`kernel ${command.kernel}: ${units} units of work cannot be dispatched`);
-    if (bindings.length + dims.length > maximumArguments) throw new DeviceError(`kernel ${command.kernel} has more than ${maximumArguments} arguments`);
+    if (!Number.isInteger(units) || units < 0 || units > maximumUnits)
+      throw new DeviceError(`kernel ${command.kernel}: ${units} units of work cannot be dispatched`);
+    if (bindings.length + dims.length > maximumArguments)
+      throw new DeviceError(`kernel ${command.kernel} has more than ${maximumArguments} arguments`);
     const args = new Int32Array(this.#memory.buffer, argumentsAddress, bindings.length + dims.length);
     for (const [i, b] of bindings.entries()) {
       const own = this.#own(b.buffer);
-      if (!(b.offset >= 0 && b.offset + b.bytes <= own.bytes)) throw new DeviceError(`kernel ${command.kernel}: binding ${i} leaves its buffer`);
+      if (!(b.offset >= 0 && b.offset + b.bytes <= own.bytes))
+        throw new DeviceError(`kernel ${command.kernel}: binding ${i} leaves its buffer`);
       args[i] = own.address + b.offset;
     }
     for (const [i, d] of dims.entries()) {
-      if (!Number.isInteger(d) || Math.abs(d) > 0x7fffffff) throw new DeviceError(`kernel ${command.kernel}: the size ${d} does not fit a 32-bit integer`);
+      if (!Number.isInteger(d) || Math.abs(d) > 0x7fffffff)
+        throw new DeviceError(`kernel ${command.kernel}: the size ${d} does not fit a 32-bit integer`);
       args[bindings.length + i] = d;
     }
     this.#provideScratch(command.scratch);
@@ -352,7 +358,8 @@ export class WasmDevice implements Device {
   }
 
   #own(buffer: DeviceBuffer): WasmBuffer {
-    if (!(buffer instanceof WasmBuffer) || buffer.freed) throw new DeviceError("a buffer was used that is freed or belongs to another device");
+    if (!(buffer instanceof WasmBuffer) || buffer.freed)
+      throw new DeviceError("a buffer was used that is freed or belongs to another device");
     return buffer;
   }
 

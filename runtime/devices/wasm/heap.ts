@@ -61,7 +61,11 @@ export class Heap {
       start = this.#top;
       const free = this.#limit - start;
       if (size > free) {
-        throw new ResourceError(`${formatBytes(bytes)} cannot be allocated: ${formatBytes(free)} of ${formatBytes(this.#limit)} are left`, size, free);
+        throw new ResourceError(
+          `${formatBytes(bytes)} cannot be allocated: ${formatBytes(free)} of ${formatBytes(this.#limit)} are left`,
+          size,
+          free,
+        );
       }
       this.#top += size;
     }

@@ -65,7 +65,8 @@ export function withSharedMemory(module: Uint8Array, shared: boolean): Uint8Arra
           break;
         case kind.memory: {
           const flags = bytes[at] ?? 0;
-          if (shared && (flags & hasMaximum) === 0) throw new ArtefactError("the kernels import a memory without a maximum; it cannot be shared");
+          if (shared && (flags & hasMaximum) === 0)
+            throw new ArtefactError("the kernels import a memory without a maximum; it cannot be shared");
           bytes[at] = shared ? flags | isShared : flags & ~isShared;
           return bytes;
         }
@@ -82,7 +83,11 @@ export function withSharedMemory(module: Uint8Array, shared: boolean): Uint8Arra
 export type SimdChoice = "auto" | "plain" | "relaxed";
 
 /** The bytes this engine should compile. Throws DeviceError when it can run neither variant. */
-export function chooseVariant(code: { readonly plain: Uint8Array; readonly relaxed?: Uint8Array }, simd: SimdChoice, shared: boolean): Uint8Array {
+export function chooseVariant(
+  code: { readonly plain: Uint8Array; readonly relaxed?: Uint8Array },
+  simd: SimdChoice,
+  shared: boolean,
+): Uint8Array {
   if (simd !== "plain" && code.relaxed !== undefined) {
     const relaxed = withSharedMemory(code.relaxed, shared);
     if (WebAssembly.validate(relaxed)) return relaxed;
@@ -90,7 +95,9 @@ export function chooseVariant(code: { readonly plain: Uint8Array; readonly relax
   if (simd === "relaxed") throw new DeviceError("relaxed SIMD was asked for, and this engine cannot run these kernels with it");
   const plain = withSharedMemory(code.plain, shared);
   if (!WebAssembly.validate(plain)) {
-    throw new DeviceError("this engine cannot run the kernels: they are damaged, or it lacks WebAssembly SIMD (Node 16, Chrome 91, Firefox 89, Safari 16.4 have it)");
+    throw new DeviceError(
+      "this engine cannot run the kernels: they are damaged, or it lacks WebAssembly SIMD (Node 16, Chrome 91, Firefox 89, Safari 16.4 have it)",
+    );
   }
   return plain;
 }

@@ -8,10 +8,19 @@ import type { SpawnWorker, WorkerHandle } from "./workers.ts";
 
 type Message =
   | { readonly k: "start"; readonly id: number; readonly memory: WebAssembly.Memory; readonly thread: number }
-  | { readonly k: "load"; readonly id: number; readonly module: WebAssembly.Module; readonly first: number; readonly kernels: readonly string[] };
+  | {
+      readonly k: "load";
+      readonly id: number;
+      readonly module: WebAssembly.Module;
+      readonly first: number;
+      readonly kernels: readonly string[];
+    };
 
 /** What a worker says: see worker-source.ts. */
-type Answer = { readonly k: "done"; readonly id: number } | { readonly k: "failed"; readonly id: number; readonly message: string } | { readonly k: "trapped"; readonly message: string };
+type Answer =
+  | { readonly k: "done"; readonly id: number }
+  | { readonly k: "failed"; readonly id: number; readonly message: string }
+  | { readonly k: "trapped"; readonly message: string };
 
 export class Team {
   readonly #words: Int32Array;

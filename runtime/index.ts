@@ -1,0 +1,25 @@
+// The runtime's public interface: what an application ships beside an artefact. The compiler is not here.
+
+export { artefactInMemory, loadArtefact, type Artefact } from "./artefact.ts";
+export type { Binding, Command, Device, DeviceBuffer, KernelCode, KernelModule, SubmitOptions } from "./device.ts";
+export { WasmDevice, type WasmDeviceOptions } from "./devices/wasm/device.ts";
+export type { SimdChoice } from "./devices/wasm/module.ts";
+export type { SpawnWorker, WorkerEvents, WorkerHandle } from "./devices/wasm/workers.ts";
+export {
+  ArtefactError,
+  DeviceError,
+  formatBytes,
+  ImageError,
+  InputError,
+  ResourceError,
+  SafetensorsError,
+  UhdError,
+  WeightsError,
+} from "./errors.ts";
+export { contactSheet, pixelsOfPatches, type ContactSheet, type SheetPicture } from "./images/contact-sheet.ts";
+export { decodeImage, defaultMaxPixels, type DecodeOptions, type ImageFormat, type Photo } from "./images/decode.ts";
+export { Session, type MemoryUse, type Progress, type RunOptions, type RunResult, type SessionOptions, type StageTime } from "./session.ts";
+export type { ArrayOf, Tensor } from "./tensor.ts";
+export { defaultInit, seededElements, type Init } from "./weights/init.ts";
+export type { Checkpoint, WeightsOptions } from "./weights/load.ts";
+export { encodeSafetensors, openSafetensors, writeSafetensors, type SafetensorsFile, type TensorEntry } from "./weights/safetensors.ts";

@@ -1,0 +1,157 @@
+// Everything a run needs to know that follows from the sizes of its inputs: symbols, tables, places of
+// buffers, commands. Computed once for each combination of sizes and kept for the last few, so that a
+// service which sees the same sizes again does no shape code. Does not touch a device.
+
+import { bindPlan, type BoundPlan } from "../compiler/ir/plan/bind.ts";
+import { tableData } from "../compiler/ir/plan/host-eval.ts";
+import { bytesOf } from "../compiler/ir/dtype.ts";
+import type { HostValue } from "../compiler/ir/plan/host.ts";
+import type { BufferId, Plan, PlanBuffer, Step } from "../compiler/ir/plan/types.ts";
+import { commandOf, sizeOf } from "./command.ts";
+import type { Binding, Command, DeviceBuffer, KernelModule } from "./device.ts";
+import { ArtefactError, InputError, messageOf } from "./errors.ts";
+import { elementCount, typeText } from "./tensor.ts";
+
+/** Layouts that are kept. */
+const kept = 8;
+
+/** As the device aligns allocations, so that kernels may read as much past the end of every buffer. */
+const alignment = 64;
+const slackBytes = 64;
+
+export class Layouts {
+  readonly #plan: Plan;
+  /** Least recently used first. */
+  readonly #layouts = new Map<string, Layout>();
+
+  constructor(plan: Plan) {
+    this.#plan = plan;
+  }
+
+  /** Throws InputError when the shape code finds no answer for these sizes. */
+  get(inputShapes: Readonly<Record<string, readonly number[]>>): Layout {
+    const key = JSON.stringify(this.#plan.inputs.map(({ name }) => inputShapes[name]));
+    const layout = this.#layouts.get(key) ?? new Layout(this.#plan, inputShapes);
+    this.#layouts.delete(key);
+    this.#layouts.set(key, layout);
+    for (const oldest of this.#layouts.keys()) {
+      if (this.#layouts.size <= kept) break;
+      this.#layouts.delete(oldest);
+    }
+    return layout;
+  }
+}
+
+export class Layout {
+  readonly plan: Plan;
+  readonly bound: BoundPlan;
+  /** Bytes of the block that holds the arena, inputs, outputs and tables. */
+  readonly bytes: number;
+  readonly #offsets: ReadonlyMap<BufferId, number>;
+  #tables: readonly { readonly buffer: BufferId; readonly bytes: Uint8Array }[] | undefined;
+  #commands: { readonly arena: DeviceBuffer; readonly list: readonly Command[] } | undefined;
+
+  constructor(plan: Plan, inputShapes: Readonly<Record<string, readonly number[]>>) {
+    this.plan = plan;
+    try {
+      this.bound = bindPlan(plan, inputShapes);
+    } catch (cause) {
+      throw unfit(plan, cause);
+    }
+    const offsets = new Map<BufferId, number>();
+    let at = this.bound.arenaBytes;
+    for (const [id, { place }] of plan.buffers.entries()) {
+      if (place.k === "arena") offsets.set(id, this.bound.buffers[id]?.offset ?? 0);
+      if (place.k !== "input" && place.k !== "output" && place.k !== "table") continue;
+      at = Math.ceil(at / alignment) * alignment;
+      offsets.set(id, at);
+      at += this.allocatedBytes(id) + slackBytes;
+    }
+    this.#offsets = offsets;
+    this.bytes = at;
+  }
+
+  /** What shape code puts on the device; computed when it is first asked for, since it may be large. */
+  get tables(): readonly { readonly buffer: BufferId; readonly bytes: Uint8Array }[] {
+    try {
+      this.#tables ??= this.plan.buffers.flatMap((buffer, id) => {
+        const table = buffer.place.k === "table" ? this.plan.tables[buffer.place.table] : undefined;
+        if (table === undefined) return [];
+        const data = tableData(table, this.bound.run);
+        return [{ buffer: id, bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) }];
+      });
+    } catch (cause) {
+      throw unfit(this.plan, cause);
+    }
+    return this.#tables;
+  }
+
+  /** What the shape code computed, by name. */
+  get host(): Readonly<Record<string, HostValue>> {
+    return this.bound.run.values;
+  }
+
+  buffer(id: BufferId): PlanBuffer {
+    const buffer = this.plan.buffers[id];
+    if (buffer === undefined) throw new ArtefactError(`plan ${this.plan.name} has no buffer ${id}`);
+    return buffer;
+  }
+
+  shape(id: BufferId): readonly number[] {
+    return this.buffer(id).shape.map((text) => sizeOf(text, this.bound.env));
+  }
+
+  /** Bytes of the tensor in a buffer. */
+  elementBytes(id: BufferId): number {
+    return elementCount(this.shape(id)) * bytesOf(this.buffer(id).dtype);
+  }
+
+  /** Bytes of a buffer, the elements that kernels may touch beyond the tensor included. */
+  allocatedBytes(id: BufferId): number {
+    const buffer = this.buffer(id);
+    return this.elementBytes(id) + buffer.slack * bytesOf(buffer.dtype);
+  }
+
+  /** Where in the block a buffer lies. */
+  offset(id: BufferId): number {
+    const offset = this.#offsets.get(id);
+    if (offset === undefined) throw new ArtefactError(`buffer ${this.buffer(id).name} has no place in the arena`);
+    return offset;
+  }
+
+  /** The steps as commands, and the states' updates after them. Kept as long as the block stays where it is. */
+  commands(arena: DeviceBuffer, module: KernelModule, bind: (id: BufferId) => Binding): readonly Command[] {
+    if (this.#commands?.arena === arena) return this.#commands.list;
+    const updates = this.plan.states.flatMap((s): Step[] =>
+      s.update === undefined || s.update === s.buffer ? [] : [{ k: "copy", from: s.update, to: s.buffer }],
+    );
+    const list = [...this.plan.steps, ...updates].map((step) => commandOf(this.plan, step, module, this.bound.env, bind));
+    this.#commands = { arena, list };
+    return list;
+  }
+
+  /** Times of steps, added up by stage in the order stages begin. */
+  stages(steps: readonly number[]): readonly { readonly stage: string; readonly milliseconds: number }[] {
+    const sums = new Map<string, number>();
+    for (const [i, milliseconds] of steps.entries()) {
+      const step = this.plan.steps[i];
+      const stage = step?.k === "dispatch" ? step.stage : step === undefined ? "state" : "copies";
+      sums.set(stage, (sums.get(stage) ?? 0) + milliseconds);
+    }
+    return [...sums].map(([stage, milliseconds]) => ({ stage, milliseconds }));
+  }
+
+  /** The largest value of a run, for messages. */
+  largest(): { readonly name: string; readonly type: string; readonly bytes: number } {
+    let best = { name: "", type: "", bytes: -1 };
+    for (const id of this.#offsets.keys()) {
+      const bytes = this.allocatedBytes(id);
+      if (bytes > best.bytes) best = { name: this.buffer(id).name, type: typeText(this.buffer(id).dtype, this.shape(id)), bytes };
+    }
+    return best;
+  }
+}
+
+function unfit(plan: Plan, cause: unknown): InputError {
+  return new InputError(`${plan.name} cannot run on these sizes: ${messageOf(cause)}`, { cause });
+}
