@@ -11,25 +11,12 @@ import { bytesOfTensor } from "../tensor.ts";
 import { openBytes, type ByteSource } from "./bytes.ts";
 
 /** Bits of an element of each dtype the format knows. Those we do not compute with may still lie beside those we do. */
-// prettier-ignore -- one width a line
+// prettier-ignore
 const bits: Readonly<Record<string, number>> = {
-  BOOL: 8,
-  U8: 8,
-  I8: 8,
-  F8_E5M2: 8,
-  F8_E4M3: 8,
-  F8_E8M0: 8,
-  U16: 16,
-  I16: 16,
-  F16: 16,
-  BF16: 16,
-  U32: 32,
-  I32: 32,
-  F32: 32,
-  U64: 64,
-  I64: 64,
-  F64: 64,
-  C64: 64,
+  BOOL: 8, U8: 8, I8: 8, F8_E5M2: 8, F8_E4M3: 8, F8_E8M0: 8,
+  U16: 16, I16: 16, F16: 16, BF16: 16,
+  U32: 32, I32: 32, F32: 32,
+  U64: 64, I64: 64, F64: 64, C64: 64,
 };
 
 const names: Readonly<Record<DType, string>> = { f32: "F32", f16: "F16", bf16: "BF16", u8: "U8", i8: "I8", i32: "I32", bool: "BOOL" };
