@@ -6,7 +6,7 @@ import { isDType } from "../compiler/ir/dtype.ts";
 import type { Plan } from "../compiler/ir/plan/types.ts";
 import { ArtefactError, messageOf } from "./errors.ts";
 import { importNode, isNode } from "./platform.ts";
-import { openBytes } from "./weights/bytes.ts";
+import { readAll, withBytes } from "./weights/bytes.ts";
 import { isRecord, repeatedKeys } from "./weights/safetensors.ts";
 
 /** A graph ready to run: what to do, and the kernels that do it. */
@@ -44,15 +44,12 @@ export function artefactInMemory(artefact: Artefact): Artefact {
 
 async function inFolder(folder: string): Promise<ReadPart> {
   const { join } = await importNode<typeof import("node:path")>("path");
-  return async (name, expected) => {
-    await using source = await openBytes(join(folder, name));
-    const limit = expected ?? maximumManifest;
-    if (expected === undefined ? source.size > limit : source.size !== limit)
-      throw new Error(`it has ${source.size} bytes instead of ${limit}`);
-    const bytes = new Uint8Array(source.size);
-    await source.read(0, bytes);
-    return bytes;
-  };
+  return (name, expected) =>
+    withBytes(join(folder, name), async (source) => {
+      const fits = expected === undefined ? source.size <= maximumManifest : source.size === expected;
+      if (!fits) throw new Error(`it has ${source.size} bytes instead of ${expected ?? `at most ${maximumManifest}`}`);
+      return readAll(source);
+    });
 }
 
 function fetched(base: URL): ReadPart {

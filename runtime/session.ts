@@ -106,9 +106,10 @@ export class Session implements AsyncDisposable {
     const { signal } = options;
     checkPlan(plan, `plan ${plan.name}`);
     signal?.throwIfAborted();
-    await using params = await openParams(plan.params, weightsOptions(options.weights), options.init?.seed);
-    const device = options.device ?? (await WasmDevice.create({ threads: options.threads, simd: options.simd }));
+    const params = await openParams(plan.params, weightsOptions(options.weights), options.init?.seed);
+    let device: Device | undefined;
     try {
+      device = options.device ?? (await WasmDevice.create({ threads: options.threads, simd: options.simd }));
       const machine = await machineMemory();
       const module = await device.load({ wasm: artefact.modules });
       const lacking = plan.kernels.filter((k) => !module.kernels.has(k.name)).map((k) => k.name);
@@ -121,8 +122,10 @@ export class Session implements AsyncDisposable {
       });
       return new Session(plan, device, options.device === undefined, module, weights, machine);
     } catch (error) {
-      if (options.device === undefined) await device.close();
+      if (options.device === undefined) await device?.close();
       throw error;
+    } finally {
+      await params[Symbol.asyncDispose]();
     }
   }
 

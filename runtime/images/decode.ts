@@ -12,7 +12,7 @@
 import { ImageError, messageOf } from "../errors.ts";
 import { importNode } from "../platform.ts";
 import type { Tensor } from "../tensor.ts";
-import { openBytes } from "../weights/bytes.ts";
+import { readAll, withBytes, type ByteSource } from "../weights/bytes.ts";
 
 export type ImageFormat = "jpeg" | "png" | "webp";
 
@@ -99,24 +99,28 @@ async function readImage(
 ): Promise<{ readonly name: string; readonly bytes: Uint8Array; readonly format: ImageFormat }> {
   const label = typeof from === "string" ? from : "image";
   try {
-    await using source = await openBytes(from, label);
-    if (source.size === 0) throw new ImageError(`${label}: the file is empty`);
-    const head = new Uint8Array(Math.min(12, source.size));
-    await source.read(0, head);
-    const format = imageFormat(head);
-    if (format === undefined) {
-      const found = Array.from(head, (b) => b.toString(16).padStart(2, "0")).join(" ");
-      throw new ImageError(`${label}: not a JPEG, PNG or WebP file (it begins with ${found})`);
-    }
-    if (source.size > maximumFile) throw new ImageError(`${label}: its ${source.size} bytes are over the limit of ${maximumFile}`);
-    if (from instanceof Uint8Array) return { name: label, bytes: from, format };
-    const bytes = new Uint8Array(source.size);
-    await source.read(0, bytes);
-    return { name: label, bytes, format };
+    return await withBytes(from, (source) => checked(source, label), label);
   } catch (cause) {
     if (cause instanceof ImageError) throw cause;
     throw new ImageError(`${label}: cannot be read: ${await reasonOf(cause)}`, { cause });
   }
+}
+
+/** The whole file, after its first bytes have told that it is an image. */
+async function checked(
+  source: ByteSource,
+  name: string,
+): Promise<{ readonly name: string; readonly bytes: Uint8Array; readonly format: ImageFormat }> {
+  if (source.size === 0) throw new ImageError(`${name}: the file is empty`);
+  const head = new Uint8Array(Math.min(12, source.size));
+  await source.read(0, head);
+  const format = imageFormat(head);
+  if (format === undefined) {
+    const found = Array.from(head, (b) => b.toString(16).padStart(2, "0")).join(" ");
+    throw new ImageError(`${name}: not a JPEG, PNG or WebP file (it begins with ${found})`);
+  }
+  if (source.size > maximumFile) throw new ImageError(`${name}: its ${source.size} bytes are over the limit of ${maximumFile}`);
+  return { name, bytes: await readAll(source), format };
 }
 
 /** "no such file or directory" rather than "ENOENT: no such file or directory, open 'x'". */

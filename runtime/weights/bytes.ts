@@ -19,6 +19,23 @@ export async function openBytes(source: string | Uint8Array | Blob, name?: strin
   return source instanceof Uint8Array ? fromMemory(source, name ?? "bytes in memory") : fromBlob(source, name ?? "blob");
 }
 
+/** Opens, uses and closes. (Written out because the oldest engines we support do not know `await using`.) */
+export async function withBytes<T>(from: string | Uint8Array | Blob, use: (source: ByteSource) => Promise<T>, name?: string): Promise<T> {
+  const source = await openBytes(from, name);
+  try {
+    return await use(source);
+  } finally {
+    await source[Symbol.asyncDispose]();
+  }
+}
+
+/** Everything in it. Check `size` first. */
+export async function readAll(source: ByteSource): Promise<Uint8Array> {
+  const bytes = new Uint8Array(source.size);
+  await source.read(0, bytes);
+  return bytes;
+}
+
 async function openFile(path: string): Promise<ByteSource> {
   const { open } = await importNode<typeof import("node:fs/promises")>("fs/promises");
   const handle = await open(path, "r");

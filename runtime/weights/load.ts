@@ -7,7 +7,7 @@ import type { PlanParam } from "../../compiler/ir/plan/types.ts";
 import { messageOf, SafetensorsError, WeightsError } from "../errors.ts";
 import { importNode } from "../platform.ts";
 import { bytesOfTensor, typeText, type Tensor } from "../tensor.ts";
-import { openBytes } from "./bytes.ts";
+import { readAll, withBytes } from "./bytes.ts";
 import { accepted, convertElements, sameBytes, storedWidth } from "./convert.ts";
 import { defaultInit, seededBytes } from "./init.ts";
 import { isRecord, openSafetensors, repeatedKeys, type SafetensorsFile } from "./safetensors.ts";
@@ -133,10 +133,10 @@ async function openSharded(path: string): Promise<OpenCheckpoint> {
 async function readIndex(path: string): Promise<ReadonlyMap<string, string>> {
   let map: unknown;
   try {
-    await using source = await openBytes(path);
-    if (source.size > maximumIndex) throw new Error(`its ${source.size} bytes are over the limit of ${maximumIndex}`);
-    const bytes = new Uint8Array(source.size);
-    await source.read(0, bytes);
+    const bytes = await withBytes(path, (source) => {
+      if (source.size > maximumIndex) throw new Error(`its ${source.size} bytes are over the limit of ${maximumIndex}`);
+      return readAll(source);
+    });
     const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
     const index: unknown = JSON.parse(text);
     const [repeated] = repeatedKeys(text);
