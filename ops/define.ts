@@ -62,13 +62,20 @@ export type Lowering =
   /** Other ops. */
   | { readonly kind: "decompose"; readonly build: (emit: Emit, operands: readonly ValueId[], attrs: Attrs) => ValueId }
   /** Output that is written by scattering: starts at zero, then for every position of operand `updates`, out[target] += value. */
-  | { readonly kind: "scatter"; readonly updates: number; readonly emit: (index: readonly Expr[], context: ElementContext) => { readonly target: readonly Expr[]; readonly value: Expr } };
+  | {
+      readonly kind: "scatter";
+      readonly updates: number;
+      readonly emit: (index: readonly Expr[], context: ElementContext) => { readonly target: readonly Expr[]; readonly value: Expr };
+    };
 
 export type Derivative =
   /** Cotangents of the operands from the cotangent of the output; undefined for an operand that has none (integers). */
   | {
       readonly kind: "vjp";
-      readonly build: (emit: Emit, args: { readonly operands: readonly ValueId[]; readonly output: ValueId; readonly cotangent: ValueId; readonly attrs: Attrs }) => readonly (ValueId | undefined)[];
+      readonly build: (
+        emit: Emit,
+        args: { readonly operands: readonly ValueId[]; readonly output: ValueId; readonly cotangent: ValueId; readonly attrs: Attrs },
+      ) => readonly (ValueId | undefined)[];
     }
   | { readonly kind: "viaDecomposition" }
   | { readonly kind: "nonDifferentiable"; readonly reason: string };
@@ -117,7 +124,11 @@ export interface OpDefinition {
   /** The type of the result. Throws OpTypeError. Shapes may be symbolic. */
   readonly type: (operands: readonly TensorType[], attrs: Attrs) => TensorType;
   /** Exact float64 meaning. `out` is the concrete result type. */
-  readonly reference: (operands: readonly RefTensor[], attrs: Attrs, out: { readonly dtype: DType; readonly shape: readonly number[] }) => RefTensor;
+  readonly reference: (
+    operands: readonly RefTensor[],
+    attrs: Attrs,
+    out: { readonly dtype: DType; readonly shape: readonly number[] },
+  ) => RefTensor;
   readonly lowering: Lowering;
   /** Composite ops that also have a direct kernel keep `lowering: element` and give their decomposition here. */
   readonly decomposition?: (emit: Emit, operands: readonly ValueId[], attrs: Attrs) => ValueId;

@@ -29,7 +29,12 @@ export function splitIndex(linear: Expr, shape: readonly Dim[]): Expr[] {
 }
 
 /** Folds over several axes, outermost first; `body` gets one index per axis. */
-export function foldOver(op: FoldOp, extents: readonly Dim[], fresh: (hint: string) => string, body: (index: readonly Expr[]) => Expr): Expr {
+export function foldOver(
+  op: FoldOp,
+  extents: readonly Dim[],
+  fresh: (hint: string) => string,
+  body: (index: readonly Expr[]) => Expr,
+): Expr {
   const names = extents.map((_, i) => fresh(`r${i}`));
   let result = body(names.map((name) => variable(name)));
   for (let i = extents.length - 1; i >= 0; i--) {

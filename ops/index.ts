@@ -107,7 +107,8 @@ export function normaliseAttrs(name: string, attrs: Attrs): Attrs {
     const value = attrs[spec.name] ?? spec.default;
     if (value === undefined) continue;
     if (spec.type === "dim" && typeof value === "number") all[spec.name] = dim(value);
-    else if (spec.type === "dims" && Array.isArray(value)) all[spec.name] = value.map((v: unknown) => (typeof v === "number" ? dim(v) : v)) as AttrValue;
+    else if (spec.type === "dims" && Array.isArray(value))
+      all[spec.name] = value.map((v: unknown) => (typeof v === "number" ? dim(v) : v)) as AttrValue;
     else if (spec.type === "ints" && typeof value === "number") all[spec.name] = [value];
     else all[spec.name] = value;
   }
@@ -125,20 +126,37 @@ export function typeRule(name: string, operands: readonly TensorType[], attrs: A
   const least = op.operands.filter((o) => o.optional !== true).length;
   if (operands.length < least || operands.length > most) {
     const expected = most === Infinity ? `at least ${least}` : least === most ? String(least) : `${least} to ${most}`;
-    throw new OpTypeError(Math.min(operands.length, op.operands.length) - 1, `${name} takes ${expected} operand${expected === "1" ? "" : "s"}`, `${expected} (${op.operands.map((o) => o.name).join(", ")})`, String(operands.length));
+    throw new OpTypeError(
+      Math.min(operands.length, op.operands.length) - 1,
+      `${name} takes ${expected} operand${expected === "1" ? "" : "s"}`,
+      `${expected} (${op.operands.map((o) => o.name).join(", ")})`,
+      String(operands.length),
+    );
   }
   for (const given of Object.keys(attrs)) {
-    if (!op.attrs.some((spec) => spec.name === given)) throw new OpTypeError(-1, `${name} has no attribute ${given}`, op.attrs.map((a) => a.name).join(", ") || "no attributes", given);
+    if (!op.attrs.some((spec) => spec.name === given))
+      throw new OpTypeError(-1, `${name} has no attribute ${given}`, op.attrs.map((a) => a.name).join(", ") || "no attributes", given);
   }
   for (const spec of op.attrs) {
     const value = attrs[spec.name] ?? spec.default;
     if (value === undefined) throw new OpTypeError(-1, `${name} needs the attribute ${spec.name}`, `${spec.name}: ${spec.type}`, "nothing");
-    if (!attrFits(spec, value)) throw new OpTypeError(-1, `the attribute ${spec.name} of ${name} is not of type ${spec.type}`, spec.type, isDim(value) ? value.text : JSON.stringify(value));
+    if (!attrFits(spec, value))
+      throw new OpTypeError(
+        -1,
+        `the attribute ${spec.name} of ${name} is not of type ${spec.type}`,
+        spec.type,
+        isDim(value) ? value.text : JSON.stringify(value),
+      );
   }
   return op.type(operands, attrs);
 }
 
 /** Evaluates one op in float64. `out` is the concrete type of the result. */
-export type Reference = (name: string, operands: readonly RefTensor[], attrs: Attrs, out: { readonly dtype: RefTensor["dtype"]; readonly shape: readonly number[] }) => RefTensor;
+export type Reference = (
+  name: string,
+  operands: readonly RefTensor[],
+  attrs: Attrs,
+  out: { readonly dtype: RefTensor["dtype"]; readonly shape: readonly number[] },
+) => RefTensor;
 
 export const referenceOf: Reference = (name, operands, attrs, out) => opOf(name).reference(operands, attrs, out);

@@ -18,7 +18,8 @@ function attribute<T>(spec: AttrSpec, convert: (value: AttrValue) => T | undefin
     const value = given ?? spec.default;
     if (value === undefined) throw new OpTypeError(-1, `attribute ${spec.name} is missing`, `${spec.name}: ${spec.type}`, "nothing");
     const converted = convert(value);
-    if (converted === undefined) throw new OpTypeError(-1, `attribute ${spec.name} is not of type ${spec.type}`, spec.type, attrText(value));
+    if (converted === undefined)
+      throw new OpTypeError(-1, `attribute ${spec.name} is not of type ${spec.type}`, spec.type, attrText(value));
     return converted;
   };
   return { spec, of };
@@ -70,7 +71,8 @@ export const intsAttr = (name: string, doc: string, fallback?: readonly number[]
     return ints.length === items.length ? ints : undefined;
   });
 
-export const dimAttr = (name: string, doc: string, fallback?: Dim): Attribute<Dim> => attribute(specOf(name, "dim", doc, fallback), toDimOrNothing);
+export const dimAttr = (name: string, doc: string, fallback?: Dim): Attribute<Dim> =>
+  attribute(specOf(name, "dim", doc, fallback), toDimOrNothing);
 
 export const dimsAttr = (name: string, doc: string): Attribute<readonly Dim[]> =>
   attribute(specOf(name, "dims", doc), (v) => {
@@ -108,13 +110,15 @@ export function needDType(operands: readonly TensorType[], i: number, accepts: (
 /** Throws unless operand `i` has `rank` dimensions. */
 export function needRank(operands: readonly TensorType[], i: number, rank: number): void {
   const type = operandAt(operands, i);
-  if (type.shape.length !== rank) throw new OpTypeError(i, `operand ${i} must have ${rank} dimensions`, `${rank} dimensions`, typeText(type));
+  if (type.shape.length !== rank)
+    throw new OpTypeError(i, `operand ${i} must have ${rank} dimensions`, `${rank} dimensions`, typeText(type));
 }
 
 /** Throws unless operand `i` has at least `rank` dimensions. */
 export function needRankAtLeast(operands: readonly TensorType[], i: number, rank: number): void {
   const type = operandAt(operands, i);
-  if (type.shape.length < rank) throw new OpTypeError(i, `operand ${i} must have at least ${rank} dimensions`, `at least ${rank} dimensions`, typeText(type));
+  if (type.shape.length < rank)
+    throw new OpTypeError(i, `operand ${i} must have at least ${rank} dimensions`, `at least ${rank} dimensions`, typeText(type));
 }
 
 /** Throws unless operands `i` and `other` have the same dtype. */
@@ -151,7 +155,8 @@ export function needSameShape(operands: readonly TensorType[], i: number, other:
 /** A size that must be known at compile time. */
 export function needConstantSize(type: TensorType, axis: number, operand: number): number {
   const value = dimConstant(sizeAt(type.shape, axis));
-  if (value === undefined) throw new OpTypeError(operand, `dimension ${axis} of operand ${operand} must be known at compile time`, "a number", typeText(type));
+  if (value === undefined)
+    throw new OpTypeError(operand, `dimension ${axis} of operand ${operand} must be known at compile time`, "a number", typeText(type));
   return value;
 }
 
@@ -165,7 +170,8 @@ export function sizeAt(shape: readonly Dim[], axis: number): Dim {
 /** `axis` counted from the front, for a tensor of `rank` dimensions; negative axes count from the end. */
 export function axisIn(axis: number, rank: number): number {
   const front = axis < 0 ? axis + rank : axis;
-  if (front < 0 || front >= rank) throw new OpTypeError(-1, `axis ${axis} is out of range for ${rank} dimensions`, `-${rank} … ${rank - 1}`, String(axis));
+  if (front < 0 || front >= rank)
+    throw new OpTypeError(-1, `axis ${axis} is out of range for ${rank} dimensions`, `-${rank} … ${rank - 1}`, String(axis));
   return front;
 }
 

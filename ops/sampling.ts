@@ -22,7 +22,24 @@ export function awayFromZero(fc: FC, min: number, max: number): Arb<number> {
 }
 
 /** NaN, infinities, signed zeros, the smallest and the largest magnitudes, and halves where rounding ties. */
-export const specials: readonly number[] = [NaN, Infinity, -Infinity, 0, -0, 1, -1, 0.5, -0.5, 1.5, -2.5, Math.fround(1e-45), Math.fround(-1.2e-38), Math.fround(3.4e38), -8388608.5, 16777216];
+export const specials: readonly number[] = [
+  NaN,
+  Infinity,
+  -Infinity,
+  0,
+  -0,
+  1,
+  -1,
+  0.5,
+  -0.5,
+  1.5,
+  -2.5,
+  Math.fround(1e-45),
+  Math.fround(-1.2e-38),
+  Math.fround(3.4e38),
+  -8388608.5,
+  16777216,
+];
 
 /** Ordinary numbers in a range mixed with special ones. */
 export function edgy(fc: FC, min: number, max: number, special: readonly number[] = specials): Arb<number> {
@@ -31,7 +48,10 @@ export function edgy(fc: FC, min: number, max: number, special: readonly number[
 
 /** 32-bit integers: mostly small, sometimes the extremes. */
 export function integers(fc: FC): Arb<number> {
-  return fc.oneof({ weight: 4, arbitrary: fc.integer({ min: -100, max: 100 }) }, { weight: 1, arbitrary: fc.constantFrom(-2147483648, 2147483647, -1, 0, 1, 65536, -46341) });
+  return fc.oneof(
+    { weight: 4, arbitrary: fc.integer({ min: -100, max: 100 }) },
+    { weight: 1, arbitrary: fc.constantFrom(-2147483648, 2147483647, -1, 0, 1, 65536, -46341) },
+  );
 }
 
 /** Any element of a dtype that is not a float. */
@@ -64,7 +84,11 @@ export function tensorOf(fc: FC, dtype: DType, shape: readonly number[], element
 export function size(fc: FC, max = 5, min = 0): Arb<number> {
   return min > 0
     ? fc.integer({ min, max })
-    : fc.oneof({ weight: 1, arbitrary: fc.constant(0) }, { weight: 3, arbitrary: fc.constant(1) }, { weight: 12, arbitrary: fc.integer({ min: 1, max }) });
+    : fc.oneof(
+        { weight: 1, arbitrary: fc.constant(0) },
+        { weight: 3, arbitrary: fc.constant(1) },
+        { weight: 12, arbitrary: fc.integer({ min: 1, max }) },
+      );
 }
 
 /** Shapes of minRank to maxRank dimensions. */

@@ -1,7 +1,7 @@
 // The op table by itself: its definitions are consistent, type rules agree with references on generated calls,
 // derivatives agree with central differences in float64, and errors name the operand.
 
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { AutodiffError, gradient } from "../compiler/autodiff/reverse.ts";
 import { dim, dimEval, dimSymbol } from "../compiler/ir/dim.ts";
@@ -53,12 +53,16 @@ describe("the op table", () => {
         expect(op.derivative.kind, name).not.toBe("viaDecomposition");
         continue;
       }
-      property(op.samples(fc), (sample) => {
-        const builder = new GraphBuilder(name, typeRule);
-        const operands = sample.operands.map((x, i) => builder.input(`x${i}`, typeOfTensor(x)));
-        const value = build(builder, operands, sample.attrs);
-        expect(builder.typeOf(value)).toEqual(typeRule(name, sample.operands.map(typeOfTensor), sample.attrs));
-      }, 50);
+      property(
+        op.samples(fc),
+        (sample) => {
+          const builder = new GraphBuilder(name, typeRule);
+          const operands = sample.operands.map((x, i) => builder.input(`x${i}`, typeOfTensor(x)));
+          const value = build(builder, operands, sample.attrs);
+          expect(builder.typeOf(value)).toEqual(typeRule(name, sample.operands.map(typeOfTensor), sample.attrs));
+        },
+        50,
+      );
     }
   });
 });
@@ -110,11 +114,16 @@ describe.each(opNames)("%s", (name) => {
   }
 });
 
-function firstDifference(expected: RefTensor, found: { readonly shape: readonly number[]; readonly data: Float64Array }, tolerance: number): string {
+function firstDifference(
+  expected: RefTensor,
+  found: { readonly shape: readonly number[]; readonly data: Float64Array },
+  tolerance: number,
+): string {
   if (expected.shape.join() !== found.shape.join()) return `shape [${found.shape.join()}] for [${expected.shape.join()}]`;
   for (let i = 0; i < expected.data.length; i++) {
     const [a = NaN, b = NaN] = [expected.data[i], found.data[i]];
-    const close = Object.is(a, b) || a === b || Math.abs(a - b) <= tolerance * Math.max(1, Math.abs(a)) || (Number.isNaN(a) && Number.isNaN(b));
+    const close =
+      Object.is(a, b) || a === b || Math.abs(a - b) <= tolerance * Math.max(1, Math.abs(a)) || (Number.isNaN(a) && Number.isNaN(b));
     if (!close) return `element ${i}: ${b} for ${a}`;
   }
   return "";
@@ -154,11 +163,15 @@ function compareDerivative(name: OpName, sample: OpSample, seed: number): number
     if (d === undefined) throw new Error(`no cotangent of operand ${i}`);
     expect(d.shape).toEqual(x.shape);
     const n = x.data.length;
-    const tries = n <= 8 ? Array.from({ length: n }, (_, j) => Float64Array.from({ length: n }, (_, k) => (j === k ? 1 : 0))) : [0, 1].map(() => Float64Array.from({ length: n }, random));
+    const tries =
+      n <= 8
+        ? Array.from({ length: n }, (_, j) => Float64Array.from({ length: n }, (_, k) => (j === k ? 1 : 0)))
+        : [0, 1].map(() => Float64Array.from({ length: n }, random));
     for (const v of tries) {
       const expected = along(i, v);
       const found = d.data.reduce((sum, e, j) => sum + e * (v[j] ?? 0), 0);
-      if (!(Math.abs(found - expected) <= 2e-6 * Math.max(1, Math.abs(expected)))) throw new Error(`operand ${i}, direction [${v.join(", ")}]: the derivative is ${found}, differences give ${expected}`);
+      if (!(Math.abs(found - expected) <= 2e-6 * Math.max(1, Math.abs(expected))))
+        throw new Error(`operand ${i}, direction [${v.join(", ")}]: the derivative is ${found}, differences give ${expected}`);
       compared++;
     }
   }
@@ -166,7 +179,10 @@ function compareDerivative(name: OpName, sample: OpSample, seed: number): number
 }
 
 describe("type rules", () => {
-  const f32 = (...shape: (number | string)[]) => ({ dtype: "f32" as const, shape: shape.map((s) => (typeof s === "number" ? dim(s) : dimSymbol(s))) });
+  const f32 = (...shape: (number | string)[]) => ({
+    dtype: "f32" as const,
+    shape: shape.map((s) => (typeof s === "number" ? dim(s) : dimSymbol(s))),
+  });
   const failure = (run: () => unknown): OpTypeError => {
     try {
       run();
@@ -199,7 +215,8 @@ describe("type rules", () => {
   });
 
   test("carry symbols through", () => {
-    const shape = (name: string, operands: readonly ReturnType<typeof f32>[], attrs = {}) => typeRule(name, operands, attrs).shape.map((d) => d.text);
+    const shape = (name: string, operands: readonly ReturnType<typeof f32>[], attrs = {}) =>
+      typeRule(name, operands, attrs).shape.map((d) => d.text);
     expect(shape("linear", [f32("T", 1024), f32(4096, 1024), f32(4096)])).toEqual(["T", "4096"]);
     expect(shape("concat", [f32(1, 8), f32("T", 8)], { axis: 0 })).toEqual(["T + 1", "8"]);
     expect(shape("reshape", [f32("T", 1024)], { shape: [dimSymbol("T"), dim(16), dim(64)] })).toEqual(["T", "16", "64"]);
@@ -215,7 +232,12 @@ describe("gradient", () => {
     builder.output("y", builder.op("cast", [i], { dtype: "f32" }));
     // The path is cut by the integer position: the cotangent is zero, not an error.
     const g = gradient(builder.build(), { wrt: [x] });
-    const d = evalGraph(g, referenceOf, { inputs: { x: { dtype: "f32", shape: [2], data: Float64Array.of(1, 2) }, "d.y": { dtype: "f32", shape: [], data: Float64Array.of(1) } } });
+    const d = evalGraph(g, referenceOf, {
+      inputs: {
+        x: { dtype: "f32", shape: [2], data: Float64Array.of(1, 2) },
+        "d.y": { dtype: "f32", shape: [], data: Float64Array.of(1) },
+      },
+    });
     expect([...(d.outputs["d.x"]?.data ?? [])]).toEqual([0, 0]);
     expect(() => gradient(g, { wrt: [i] })).toThrow(AutodiffError);
   });

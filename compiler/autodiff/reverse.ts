@@ -39,7 +39,8 @@ export function gradient(graph: Graph, request: GradientRequest): Graph {
   const builder = new GraphBuilder(graph.name, typeRule, graph);
   const nodes = nodesById(graph);
   for (const value of request.wrt) {
-    if (!isFloat(builder.typeOf(value).dtype)) throw new AutodiffError(`%${value} is ${builder.typeOf(value).dtype}, which has no derivative`);
+    if (!isFloat(builder.typeOf(value).dtype))
+      throw new AutodiffError(`%${value} is ${builder.typeOf(value).dtype}, which has no derivative`);
   }
   const pass = new Backward(builder, new Set(request.wrt));
   pass.spread(0);
@@ -47,7 +48,10 @@ export function gradient(graph: Graph, request: GradientRequest): Graph {
     const type = builder.typeOf(output.value);
     if (request.outputs === undefined ? !isFloat(type.dtype) : !request.outputs.includes(output.name)) continue;
     if (!isFloat(type.dtype)) throw new AutodiffError(`output ${output.name} is ${type.dtype}, which has no derivative`);
-    pass.add(output.value, request.seed === "one" ? builder.constant(type.dtype, type.shape, [1]) : builder.input(cotangentName(output.name), type));
+    pass.add(
+      output.value,
+      request.seed === "one" ? builder.constant(type.dtype, type.shape, [1]) : builder.input(cotangentName(output.name), type),
+    );
   }
   pass.run(graph.nodes.filter((node) => node.kind === "op"));
   for (const value of request.wrt) {

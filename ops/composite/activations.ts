@@ -46,7 +46,10 @@ function activation(a: Activation): OpDefinition {
     samples: (fc) => {
       const attrs = a.sampleAttrs ?? {};
       const of = (element: Arb<number>) => elementwiseShapes(fc).chain((shape) => tensorOf(fc, "f32", shape, element));
-      return fc.oneof(of((a.domain ?? ((f) => reals(f, -4, 4)))(fc)).map((x) => smooth([x], attrs)), of(edgy(fc, -20, 20)).map((x) => rough([x], attrs)));
+      return fc.oneof(
+        of((a.domain ?? ((f) => reals(f, -4, 4)))(fc)).map((x) => smooth([x], attrs)),
+        of(edgy(fc, -20, 20)).map((x) => rough([x], attrs)),
+      );
     },
   });
 }
@@ -60,33 +63,68 @@ const rootTwoOverPi = Math.sqrt(2 / Math.PI);
 
 const low = floatAttr("low", "The least value of the result.");
 const high = floatAttr("high", "The greatest value of the result; not below low.");
-const smoothTolerance = few(24, "A few roundings and one exp, tanh or erf; where two terms cancel for negative x the error is absolute.", 1e-6);
+const smoothTolerance = few(
+  24,
+  "A few roundings and one exp, tanh or erf; where two terms cancel for negative x the error is absolute.",
+  1e-6,
+);
 
 export const activationOps = {
   sigmoid: activation({
-    name: "sigmoid", doc: "1 / (1 + exp(-x)).", float: sigmoid64, build: logistic, work: 4, tolerance: few(16, "An exp, a sum and a quotient.", 1.2e-38),
-    derivative: { kind: "vjp", build: (emit, { output, cotangent }) => [mul(emit, cotangent, mul(emit, output, emit.op("sub", [splat(emit, output, 1), output])))] },
+    name: "sigmoid",
+    doc: "1 / (1 + exp(-x)).",
+    float: sigmoid64,
+    build: logistic,
+    work: 4,
+    tolerance: few(16, "An exp, a sum and a quotient.", 1.2e-38),
+    derivative: {
+      kind: "vjp",
+      build: (emit, { output, cotangent }) => [mul(emit, cotangent, mul(emit, output, emit.op("sub", [splat(emit, output, 1), output])))],
+    },
   }),
-  silu: activation({ name: "silu", doc: "x · sigmoid(x), also called swish.", float: (x) => x * sigmoid64(x), build: (emit, x) => mul(emit, x, logistic(emit, x)), work: 5, tolerance: few(20, "An exp and three roundings.", 2e-37) }),
+  silu: activation({
+    name: "silu",
+    doc: "x · sigmoid(x), also called swish.",
+    float: (x) => x * sigmoid64(x),
+    build: (emit, x) => mul(emit, x, logistic(emit, x)),
+    work: 5,
+    tolerance: few(20, "An exp and three roundings.", 2e-37),
+  }),
   gelu: activation({
-    name: "gelu", doc: "x · Φ(x) = x/2 · (1 + erf(x/√2)), the exact form.", float: (x) => 0.5 * x * (1 + erf(x * Math.SQRT1_2)),
-    build: (emit, x) => mul(emit, half(emit, x), onePlus(emit, emit.op("erf", [scale(emit, x, Math.SQRT1_2)]))), work: 5, tolerance: smoothTolerance,
+    name: "gelu",
+    doc: "x · Φ(x) = x/2 · (1 + erf(x/√2)), the exact form.",
+    float: (x) => 0.5 * x * (1 + erf(x * Math.SQRT1_2)),
+    build: (emit, x) => mul(emit, half(emit, x), onePlus(emit, emit.op("erf", [scale(emit, x, Math.SQRT1_2)]))),
+    work: 5,
+    tolerance: smoothTolerance,
   }),
   gelu_tanh: activation({
-    name: "gelu_tanh", doc: "x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³))).", float: (x) => 0.5 * x * (1 + Math.tanh(rootTwoOverPi * (x + 0.044715 * x * x * x))),
+    name: "gelu_tanh",
+    doc: "x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³))).",
+    float: (x) => 0.5 * x * (1 + Math.tanh(rootTwoOverPi * (x + 0.044715 * x * x * x))),
     build: (emit, x) => {
       const cube = mul(emit, mul(emit, x, x), x);
       const inner = scale(emit, add(emit, x, scale(emit, cube, 0.044715)), rootTwoOverPi);
       return mul(emit, half(emit, x), onePlus(emit, emit.op("tanh", [inner])));
     },
-    work: 9, tolerance: smoothTolerance,
+    work: 9,
+    tolerance: smoothTolerance,
   }),
   quick_gelu: activation({
-    name: "quick_gelu", doc: "x · sigmoid(1.702·x), the activation of CLIP.", float: (x) => x * sigmoid64(1.702 * x),
-    build: (emit, x) => mul(emit, x, logistic(emit, scale(emit, x, 1.702))), work: 6, tolerance: few(40, "An exp of an argument that was rounded, up to 40 in size, and three roundings.", 2e-37),
+    name: "quick_gelu",
+    doc: "x · sigmoid(1.702·x), the activation of CLIP.",
+    float: (x) => x * sigmoid64(1.702 * x),
+    build: (emit, x) => mul(emit, x, logistic(emit, scale(emit, x, 1.702))),
+    work: 6,
+    tolerance: few(40, "An exp of an argument that was rounded, up to 40 in size, and three roundings.", 2e-37),
   }),
   relu: activation({
-    name: "relu", doc: "max(x, 0); its derivative at 0 is 0.", float: (x) => Math.max(x, 0), build: (emit, x) => emit.op("maximum", [x, zerosLike(emit, x)]), work: 1, tolerance: exact,
+    name: "relu",
+    doc: "max(x, 0); its derivative at 0 is 0.",
+    float: (x) => Math.max(x, 0),
+    build: (emit, x) => emit.op("maximum", [x, zerosLike(emit, x)]),
+    work: 1,
+    tolerance: exact,
     derivative: {
       kind: "vjp",
       build: (emit, { operands, cotangent }) => {
@@ -97,9 +135,14 @@ export const activationOps = {
     domain: (fc) => awayFromZero(fc, 0.1, 5),
   }),
   clamp: activation({
-    name: "clamp", doc: "min(max(x, low), high); NaN stays.", attrs: [low.spec, high.spec], float: (x, attrs) => Math.min(Math.max(x, Math.fround(low.of(attrs))), Math.fround(high.of(attrs))),
+    name: "clamp",
+    doc: "min(max(x, low), high); NaN stays.",
+    attrs: [low.spec, high.spec],
+    float: (x, attrs) => Math.min(Math.max(x, Math.fround(low.of(attrs))), Math.fround(high.of(attrs))),
     build: (emit, x, attrs) => emit.op("minimum", [emit.op("maximum", [x, splat(emit, x, low.of(attrs))]), splat(emit, x, high.of(attrs))]),
-    work: 2, tolerance: exact, sampleAttrs: { low: -1, high: 2.5 },
+    work: 2,
+    tolerance: exact,
+    sampleAttrs: { low: -1, high: 2.5 },
     domain: (fc) => fc.oneof(reals(fc, -5, -1.1), reals(fc, -0.9, 2.4), reals(fc, 2.6, 5)),
   }),
 };

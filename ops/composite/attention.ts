@@ -3,7 +3,20 @@
 
 import { dim, dimAdd, dimConstant, dimExactDiv, dimMul, type Dim } from "../../compiler/ir/dim.ts";
 import type { Attrs, ValueId } from "../../compiler/ir/graph/types.ts";
-import { add as addExpr, binary, dimExpr, div as divExpr, f32, fold, i32, mul as mulExpr, select, sub as subExpr, unary, variable } from "../../compiler/ir/kernel/build.ts";
+import {
+  add as addExpr,
+  binary,
+  dimExpr,
+  div as divExpr,
+  f32,
+  fold,
+  i32,
+  mul as mulExpr,
+  select,
+  sub as subExpr,
+  unary,
+  variable,
+} from "../../compiler/ir/kernel/build.ts";
 import type { Expr } from "../../compiler/ir/kernel/types.ts";
 import { defineOp, OpTypeError, type Emit } from "../define.ts";
 import { add, broadcastTo, div, reshape, scale as scaled, splat, sub, unreduce, zerosLike } from "../emit.ts";
@@ -14,7 +27,11 @@ import { reals, smooth, tensorOf } from "../sampling.ts";
 import { ofLargest } from "../tolerances.ts";
 
 const scale = floatAttr("scale", "Multiplies the scores; D^-½ as a rule.");
-const causal = boolAttr("causal", "A query sees no key that is later than itself; the last query of a segment stands at its last key.", false);
+const causal = boolAttr(
+  "causal",
+  "A query sees no key that is later than itself; the last query of a segment stands at its last key.",
+  false,
+);
 
 /** Query heads that share a key head. */
 function groups(q: readonly Dim[], k: readonly Dim[]): Dim | undefined {
@@ -52,7 +69,14 @@ export const attention = defineOp({
     needSameSize(operands, 3, 0, 0, 0);
     needSameSize(operands, 5, 0, 4, 0);
     const [q, k, v] = [operandAt(operands, 0), operandAt(operands, 1), operandAt(operands, 2)];
-    if (groups(q.shape, k.shape) === undefined) throw new OpTypeError(1, "the heads of q are not a multiple of the heads of k", `a divisor of ${sizeAt(q.shape, 1).text} heads`, typeText(k), 0);
+    if (groups(q.shape, k.shape) === undefined)
+      throw new OpTypeError(
+        1,
+        "the heads of q are not a multiple of the heads of k",
+        `a divisor of ${sizeAt(q.shape, 1).text} heads`,
+        typeText(k),
+        0,
+      );
     return { dtype: "f32", shape: [sizeAt(q.shape, 0), sizeAt(q.shape, 1), sizeAt(v.shape, 2)] };
   },
   reference: (operands, attrs, out) => {
@@ -92,7 +116,13 @@ export const attention = defineOp({
       const to = causal.of(attrs) ? binary("min", end, addExpr(subExpr(addExpr(t, i32(1)), at(4, [after])), end)) : end;
       const score = (s: Expr): Expr => {
         const inner = fresh("d");
-        const dot = fold("sum", inner, i32(0), dimExpr(sizeAt(q.shape, 2)), mulExpr(at(0, [t, h, variable(inner)]), at(1, [s, g, variable(inner)])));
+        const dot = fold(
+          "sum",
+          inner,
+          i32(0),
+          dimExpr(sizeAt(q.shape, 2)),
+          mulExpr(at(0, [t, h, variable(inner)]), at(1, [s, g, variable(inner)])),
+        );
         return mulExpr(dot, f32(scale.of(attrs)));
       };
       const over = (op: "sum" | "max", hint: string, body: (s: Expr) => Expr): Expr => {
@@ -115,11 +145,18 @@ export const attention = defineOp({
     return dimMul(dimMul(dim(2), pairs), dimAdd(sizeAt(q.shape, 2), sizeAt(out.shape, 2)));
   },
   recompute: false,
-  tolerance: ofLargest(8e-6, 2e-6, "Scores, weights and their sums are f32; the result is a weighted mean of values, so the error scales with the largest."),
+  tolerance: ofLargest(
+    8e-6,
+    2e-6,
+    "Scores, weights and their sums are f32; the result is a weighted mean of values, so the error scales with the largest.",
+  ),
   samples: (fc) =>
     fc
       .tuple(
-        fc.array(fc.tuple(fc.nat(4), fc.oneof({ weight: 5, arbitrary: fc.integer({ min: 1, max: 6 }) }, { weight: 1, arbitrary: fc.constant(0) })), { minLength: 1, maxLength: 3 }),
+        fc.array(
+          fc.tuple(fc.nat(4), fc.oneof({ weight: 5, arbitrary: fc.integer({ min: 1, max: 6 }) }, { weight: 1, arbitrary: fc.constant(0) })),
+          { minLength: 1, maxLength: 3 },
+        ),
         fc.constantFrom([1, 1], [2, 1], [2, 2], [4, 2], [3, 1]),
         fc.constantFrom(1, 2, 4, 5, 8),
         fc.constantFrom(1, 3, 4, 8),
@@ -127,14 +164,20 @@ export const attention = defineOp({
       )
       .chain(([segments, heads, d, dv, isCausal]) => {
         const [hq = 1, hk = 1] = heads;
-        const running = (of: (pair: readonly [number, number]) => number): number[] => segments.reduce<number[]>((all, pair) => [...all, (all.at(-1) ?? 0) + of(pair)], [0]);
+        const running = (of: (pair: readonly [number, number]) => number): number[] =>
+          segments.reduce<number[]>((all, pair) => [...all, (all.at(-1) ?? 0) + of(pair)], [0]);
         const [qs, ks] = [running(([n]) => n), running(([, n]) => n)];
         const [tq, tk] = [qs.at(-1) ?? 0, ks.at(-1) ?? 0];
         const segment = segments.flatMap(([n], p) => new Array<number>(n).fill(p));
         const of = (shape: readonly number[]) => tensorOf(fc, "f32", shape, reals(fc, -2, 2));
         return fc
           .tuple(of([tq, hq, d]), of([tk, hk, d]), of([tk, hk, dv]))
-          .map((qkv) => smooth([...qkv, tensor("i32", [tq], segment), tensor("i32", [qs.length], qs), tensor("i32", [ks.length], ks)], { scale: d ** -0.5, causal: isCausal }));
+          .map((qkv) =>
+            smooth([...qkv, tensor("i32", [tq], segment), tensor("i32", [qs.length], qs), tensor("i32", [ks.length], ks)], {
+              scale: d ** -0.5,
+              causal: isCausal,
+            }),
+          );
       }),
 });
 

@@ -59,13 +59,21 @@ export const linear = defineOp({
     },
   },
   derivative: { kind: "viaDecomposition" },
-  flops: (operands, _attrs, out) => dimAdd(dimMul(dimMul(dim(2), dimProduct(out.shape)), sizeAt(operandAt(operands, 0).shape, -1)), operands.length > 2 ? dimProduct(out.shape) : dim(0)),
+  flops: (operands, _attrs, out) =>
+    dimAdd(
+      dimMul(dimMul(dim(2), dimProduct(out.shape)), sizeAt(operandAt(operands, 0).shape, -1)),
+      operands.length > 2 ? dimProduct(out.shape) : dim(0),
+    ),
   recompute: false,
   tolerance: ofLargest(4e-6, 1e-6, "K products and a bias are added in f32 in any order."),
   samples: (fc) =>
     fc.tuple(shapes(fc, 0, 3, 4), size(fc, 9), size(fc, 9), fc.boolean(), fc.boolean()).chain(([lead, n, k, biased, plain]) => {
       const element = plain ? reals(fc, -2, 2) : edgy(fc, -2, 2, [0, -0, 1, -1, NaN, Infinity, -Infinity]);
-      const [x, weight, bias] = [tensorOf(fc, "f32", [...lead, k], element), tensorOf(fc, "f32", [n, k], element), tensorOf(fc, "f32", [n], element)];
+      const [x, weight, bias] = [
+        tensorOf(fc, "f32", [...lead, k], element),
+        tensorOf(fc, "f32", [n, k], element),
+        tensorOf(fc, "f32", [n], element),
+      ];
       return (biased ? fc.tuple(x, weight, bias) : fc.tuple(x, weight)).map((all) => (plain && n * k <= 50 ? smooth : rough)(all));
     }),
 });

@@ -42,11 +42,14 @@ function calls(fc: FC, vectors: number): Arb<OpSample> {
   return fc.tuple(shapes(fc, 0, 2, 4), fc.oneof(size(fc, 9), fc.integer({ min: 10, max: 70 })), fc.boolean()).chain(([lead, d, plain]) => {
     const element = plain ? reals(fc, -3, 3) : edgy(fc, -3, 3, [NaN, Infinity, -Infinity, 0, -0, 1]);
     const weights = Array.from({ length: vectors }, () => tensorOf(fc, "f32", [d], reals(fc, -2, 2)));
-    return fc.tuple(tensorOf(fc, "f32", [...lead, d], element), ...weights).map((all) => (plain && d <= 12 ? smooth : rough)(all, { eps: 0.01 }));
+    return fc
+      .tuple(tensorOf(fc, "f32", [...lead, d], element), ...weights)
+      .map((all) => (plain && d <= 12 ? smooth : rough)(all, { eps: 0.01 }));
   });
 }
 
-const why = "The mean and the variance are added in f32; where the deviation is small beside the mean or near the root of eps, rounding is magnified by up to 1/√eps.";
+const why =
+  "The mean and the variance are added in f32; where the deviation is small beside the mean or near the root of eps, rounding is magnified by up to 1/√eps.";
 
 export const layer_norm = defineOp({
   name: "layer_norm",

@@ -28,7 +28,8 @@ export const rope = defineOp({
     needRank(operands, 1, 1);
     needSameSize(operands, 1, 0, 0, 0);
     const x = operandAt(operands, 0);
-    if (needConstantSize(x, 2, 0) % 2 !== 0) throw new OpTypeError(0, "rope turns pairs, so the last dimension must be even", "an even size", typeText(x));
+    if (needConstantSize(x, 2, 0) % 2 !== 0)
+      throw new OpTypeError(0, "rope turns pairs, so the last dimension must be even", "an even size", typeText(x));
     return x;
   },
   reference: (operands, attrs, out) => {
@@ -58,15 +59,25 @@ export const rope = defineOp({
       const [cos, sin] = [wide(emit.op("cos", [angle])), wide(emit.op("sin", [angle]))];
       const cut = (start: Dim, stop: Dim): number => emit.op("slice", [x], { axis: 2, start, stop, step: 1 });
       const [a, b] = [cut(dim(0), half), cut(half, width)];
-      return emit.op("concat", [sub(emit, mul(emit, a, cos), mul(emit, b, sin)), add(emit, mul(emit, b, cos), mul(emit, a, sin))], { axis: 2 });
+      return emit.op("concat", [sub(emit, mul(emit, a, cos), mul(emit, b, sin)), add(emit, mul(emit, b, cos), mul(emit, a, sin))], {
+        axis: 2,
+      });
     },
   },
   derivative: { kind: "viaDecomposition" },
   flops: (_operands, _attrs, out) => dimMul(dim(5), dimProduct(out.shape)),
   recompute: true,
-  tolerance: { absolute: 5e-4, relative: 0, why: "The angle is rounded to f32: at position 4096 by up to 2.5e-4 radians, as in every f32 implementation." },
+  tolerance: {
+    absolute: 5e-4,
+    relative: 0,
+    why: "The angle is rounded to f32: at position 4096 by up to 2.5e-4 radians, as in every f32 implementation.",
+  },
   samples: (fc) =>
-    fc.tuple(size(fc, 4), size(fc, 3), fc.constantFrom(0, 2, 4, 6, 16), fc.constantFrom(10, 100, 4096)).chain(([t, h, d, far]) =>
-      fc.tuple(tensorOf(fc, "f32", [t, h, d], reals(fc, -2, 2)), tensorOf(fc, "i32", [t], fc.nat(far))).map((all) => smooth(all, { theta: 10000 })),
-    ),
+    fc
+      .tuple(size(fc, 4), size(fc, 3), fc.constantFrom(0, 2, 4, 6, 16), fc.constantFrom(10, 100, 4096))
+      .chain(([t, h, d, far]) =>
+        fc
+          .tuple(tensorOf(fc, "f32", [t, h, d], reals(fc, -2, 2)), tensorOf(fc, "i32", [t], fc.nat(far)))
+          .map((all) => smooth(all, { theta: 10000 })),
+      ),
 });

@@ -14,7 +14,11 @@ const axis = intAttr("axis", "The dimension along which the results are normalis
 const axes = intsAttr("axes", "The dimensions that are averaged; negative counts from the end.");
 const keep = boolAttr("keep", "Keep averaged dimensions with size 1.", false);
 
-function alongAxis(name: string, doc: string, rest: Pick<OpDefinition, "lowering" | "derivative" | "tolerance"> & { readonly row: (x: readonly number[]) => readonly number[] }): OpDefinition {
+function alongAxis(
+  name: string,
+  doc: string,
+  rest: Pick<OpDefinition, "lowering" | "derivative" | "tolerance"> & { readonly row: (x: readonly number[]) => readonly number[] },
+): OpDefinition {
   return defineOp({
     name,
     doc,
@@ -34,10 +38,19 @@ function alongAxis(name: string, doc: string, rest: Pick<OpDefinition, "lowering
     recompute: false,
     tolerance: rest.tolerance,
     samples: (fc) =>
-      fc.tuple(fc.oneof({ weight: 4, arbitrary: shapes(fc, 1, 3, 6) }, { weight: 1, arbitrary: fc.tuple(fc.integer({ min: 1, max: 3 }), fc.integer({ min: 7, max: 70 })).map((s) => [...s]) }), fc.nat(2), fc.boolean()).chain(([shape, a, plain]) => {
-        const element = plain ? reals(fc, -5, 5) : edgy(fc, -90, 90, [NaN, Infinity, -Infinity, 0, -0, 1]);
-        return tensorOf(fc, "f32", shape, element).map((x) => (plain ? smooth : rough)([x], { axis: a % shape.length }));
-      }),
+      fc
+        .tuple(
+          fc.oneof(
+            { weight: 4, arbitrary: shapes(fc, 1, 3, 6) },
+            { weight: 1, arbitrary: fc.tuple(fc.integer({ min: 1, max: 3 }), fc.integer({ min: 7, max: 70 })).map((s) => [...s]) },
+          ),
+          fc.nat(2),
+          fc.boolean(),
+        )
+        .chain(([shape, a, plain]) => {
+          const element = plain ? reals(fc, -5, 5) : edgy(fc, -90, 90, [NaN, Infinity, -Infinity, 0, -0, 1]);
+          return tensorOf(fc, "f32", shape, element).map((x) => (plain ? smooth : rough)([x], { axis: a % shape.length }));
+        }),
   });
 }
 
@@ -67,32 +80,40 @@ function shifted(emit: Emit, x: ValueId, attrs: Attrs): { readonly value: ValueI
 const maximum = (x: readonly number[]): number => x.reduce((a, b) => Math.max(a, b), -Infinity);
 const total = (x: readonly number[]): number => x.reduce((a, b) => a + b, 0);
 
-export const softmax = alongAxis("softmax", "exp(xᵢ - max x) / Σⱼ exp(xⱼ - max x) along one dimension. A line that holds NaN or +infinity, or only -infinity, is NaN.", {
-  row: (x) => {
-    const top = maximum(x);
-    const powers = x.map((v) => Math.exp(v - top));
-    const sum = total(powers);
-    return powers.map((p) => p / sum);
-  },
-  lowering: {
-    kind: "decompose",
-    build: (emit, operands, attrs) => {
-      const x = operandAt(operands, 0);
-      const { value, over } = shifted(emit, x, attrs);
-      const powers = emit.op("exp", [value]);
-      return div(emit, powers, broadcastLike(emit, over(powers), x));
+export const softmax = alongAxis(
+  "softmax",
+  "exp(xᵢ - max x) / Σⱼ exp(xⱼ - max x) along one dimension. A line that holds NaN or +infinity, or only -infinity, is NaN.",
+  {
+    row: (x) => {
+      const top = maximum(x);
+      const powers = x.map((v) => Math.exp(v - top));
+      const sum = total(powers);
+      return powers.map((p) => p / sum);
+    },
+    lowering: {
+      kind: "decompose",
+      build: (emit, operands, attrs) => {
+        const x = operandAt(operands, 0);
+        const { value, over } = shifted(emit, x, attrs);
+        const powers = emit.op("exp", [value]);
+        return div(emit, powers, broadcastLike(emit, over(powers), x));
+      },
+    },
+    derivative: {
+      kind: "vjp",
+      build: (emit, { output, cotangent, attrs }) => {
+        const reduced = [axisIn(axis.of(attrs), emit.typeOf(output).shape.length)];
+        const mean = emit.op("reduce_sum", [mul(emit, cotangent, output)], { axes: reduced, keep: true });
+        return [mul(emit, output, sub(emit, cotangent, broadcastLike(emit, mean, output)))];
+      },
+    },
+    tolerance: {
+      absolute: 1e-36,
+      relative: 1.2e-5,
+      why: "The argument of exp is rounded at up to 180 in size, and the terms are added in f32.",
     },
   },
-  derivative: {
-    kind: "vjp",
-    build: (emit, { output, cotangent, attrs }) => {
-      const reduced = [axisIn(axis.of(attrs), emit.typeOf(output).shape.length)];
-      const mean = emit.op("reduce_sum", [mul(emit, cotangent, output)], { axes: reduced, keep: true });
-      return [mul(emit, output, sub(emit, cotangent, broadcastLike(emit, mean, output)))];
-    },
-  },
-  tolerance: { absolute: 1e-36, relative: 1.2e-5, why: "The argument of exp is rounded at up to 180 in size, and the terms are added in f32." },
-});
+);
 
 export const log_softmax = alongAxis("log_softmax", "xᵢ - max x - log Σⱼ exp(xⱼ - max x) along one dimension.", {
   row: (x) => {
@@ -133,7 +154,10 @@ export const mean = defineOp({
     needDType(operands, 0, (d) => d === "f32", "f32");
     const x = operandAt(operands, 0);
     const reduced = axesIn(axes.of(attrs), x.shape.length);
-    return { dtype: x.dtype, shape: x.shape.map((d, i) => (reduced.includes(i) ? dim(1) : d)).filter((_, i) => keep.of(attrs) || !reduced.includes(i)) };
+    return {
+      dtype: x.dtype,
+      shape: x.shape.map((d, i) => (reduced.includes(i) ? dim(1) : d)).filter((_, i) => keep.of(attrs) || !reduced.includes(i)),
+    };
   },
   reference: (operands, attrs, out) => {
     const x = operandAt(operands, 0);
@@ -163,9 +187,13 @@ export const mean = defineOp({
   recompute: false,
   tolerance: ofLargest(2e-6, 5e-5, "Terms are added in f32 in any order; the samples' terms are below 100."),
   samples: (fc) =>
-    fc.tuple(shapes(fc, 0, 3, 6), fc.array(fc.boolean(), { minLength: 3, maxLength: 3 }), fc.boolean(), fc.boolean()).chain(([shape, chosen, keeps, plain]) => {
-      const attrs = { axes: shape.map((_, i) => i).filter((i) => chosen[i] === true), keep: keeps };
-      const empty = attrs.axes.some((a) => shape[a] === 0);
-      return tensorOf(fc, "f32", shape, plain ? reals(fc, -5, 5) : edgy(fc, -100, 100, [NaN, Infinity, -Infinity, 0, -0])).map((x) => (plain && !empty ? smooth : rough)([x], attrs));
-    }),
+    fc
+      .tuple(shapes(fc, 0, 3, 6), fc.array(fc.boolean(), { minLength: 3, maxLength: 3 }), fc.boolean(), fc.boolean())
+      .chain(([shape, chosen, keeps, plain]) => {
+        const attrs = { axes: shape.map((_, i) => i).filter((i) => chosen[i] === true), keep: keeps };
+        const empty = attrs.axes.some((a) => shape[a] === 0);
+        return tensorOf(fc, "f32", shape, plain ? reals(fc, -5, 5) : edgy(fc, -100, 100, [NaN, Infinity, -Infinity, 0, -0])).map((x) =>
+          (plain && !empty ? smooth : rough)([x], attrs),
+        );
+      }),
 });

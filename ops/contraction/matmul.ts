@@ -33,7 +33,10 @@ export const matmul = defineOp({
     needRank(operands, 1, rank);
     for (let i = 0; i < rank - 2; i++) needSameSize(operands, 1, i, 0, i);
     needSameSize(operands, 1, transposeB.of(attrs) ? -1 : -2, 0, transposeA.of(attrs) ? -2 : -1);
-    return { dtype: a.dtype, shape: [...a.shape.slice(0, -2), sizeAt(a.shape, transposeA.of(attrs) ? -1 : -2), sizeAt(b.shape, transposeB.of(attrs) ? -2 : -1)] };
+    return {
+      dtype: a.dtype,
+      shape: [...a.shape.slice(0, -2), sizeAt(a.shape, transposeA.of(attrs) ? -1 : -2), sizeAt(b.shape, transposeB.of(attrs) ? -2 : -1)],
+    };
   },
   reference: (operands, attrs, out) => {
     const a = operandAt(operands, 0);
@@ -48,7 +51,8 @@ export const matmul = defineOp({
       const row = Math.floor(linear / n) % m;
       const column = linear % n;
       let sum = 0;
-      for (let i = 0; i < k; i++) sum += item(a.data, batch * m * k + row * am + i * ak) * item(b.data, batch * k * n + i * bk + column * bn);
+      for (let i = 0; i < k; i++)
+        sum += item(a.data, batch * m * k + row * am + i * ak) * item(b.data, batch * k * n + i * bk + column * bn);
       return sum;
     });
   },
@@ -66,24 +70,41 @@ export const matmul = defineOp({
       return fold("sum", k, i32(0), dimExpr(extent), product);
     },
   },
-  derivative: { kind: "vjp", build: (emit, { operands, cotangent, attrs }) => cotangents(emit, operandAt(operands, 0), operandAt(operands, 1), cotangent, attrs) },
-  flops: (operands, attrs, out) => dimMul(dimMul(dim(2), dimProduct(out.shape)), sizeAt(operandAt(operands, 0).shape, transposeA.of(attrs) ? -2 : -1)),
+  derivative: {
+    kind: "vjp",
+    build: (emit, { operands, cotangent, attrs }) => cotangents(emit, operandAt(operands, 0), operandAt(operands, 1), cotangent, attrs),
+  },
+  flops: (operands, attrs, out) =>
+    dimMul(dimMul(dim(2), dimProduct(out.shape)), sizeAt(operandAt(operands, 0).shape, transposeA.of(attrs) ? -2 : -1)),
   recompute: false,
   tolerance: ofLargest(4e-6, 1e-6, "K products are added in f32 in any order, fused or not."),
   samples: (fc) =>
-    fc.tuple(shapes(fc, 0, 2, 3), size(fc, 9), size(fc, 9), fc.oneof({ weight: 4, arbitrary: size(fc, 9) }, { weight: 1, arbitrary: fc.integer({ min: 10, max: 40 }) }), fc.boolean(), fc.boolean(), fc.boolean()).chain(([batch, m, n, k, ta, tb, plain]) => {
-      const element = plain ? reals(fc, -2, 2) : edgy(fc, -2, 2, [0, -0, 1, -1, NaN, Infinity, -Infinity]);
-      const a = tensorOf(fc, "f32", [...batch, ...(ta ? [k, m] : [m, k])], element);
-      const b = tensorOf(fc, "f32", [...batch, ...(tb ? [n, k] : [k, n])], element);
-      return fc.tuple(a, b).map((ab) => (plain && countOf(batch) <= 4 && m * n * k <= 200 ? smooth : rough)(ab, { transpose_a: ta, transpose_b: tb }));
-    }),
+    fc
+      .tuple(
+        shapes(fc, 0, 2, 3),
+        size(fc, 9),
+        size(fc, 9),
+        fc.oneof({ weight: 4, arbitrary: size(fc, 9) }, { weight: 1, arbitrary: fc.integer({ min: 10, max: 40 }) }),
+        fc.boolean(),
+        fc.boolean(),
+        fc.boolean(),
+      )
+      .chain(([batch, m, n, k, ta, tb, plain]) => {
+        const element = plain ? reals(fc, -2, 2) : edgy(fc, -2, 2, [0, -0, 1, -1, NaN, Infinity, -Infinity]);
+        const a = tensorOf(fc, "f32", [...batch, ...(ta ? [k, m] : [m, k])], element);
+        const b = tensorOf(fc, "f32", [...batch, ...(tb ? [n, k] : [k, n])], element);
+        return fc
+          .tuple(a, b)
+          .map((ab) => (plain && countOf(batch) <= 4 && m * n * k <= 200 ? smooth : rough)(ab, { transpose_a: ta, transpose_b: tb }));
+      }),
 });
 
 /** With C = A·B: dA = dC·Bᵀ and dB = Aᵀ·dC; a transposed operand's cotangent is the transposed product. */
 function cotangents(emit: Emit, a: ValueId, b: ValueId, g: ValueId, attrs: Attrs): ValueId[] {
   const ta = transposeA.of(attrs);
   const tb = transposeB.of(attrs);
-  const product = (x: ValueId, y: ValueId, transpose_a: boolean, transpose_b: boolean): ValueId => emit.op("matmul", [x, y], { transpose_a, transpose_b });
+  const product = (x: ValueId, y: ValueId, transpose_a: boolean, transpose_b: boolean): ValueId =>
+    emit.op("matmul", [x, y], { transpose_a, transpose_b });
   const da = ta ? product(b, g, tb, true) : product(g, b, false, !tb);
   const db = tb ? product(g, a, true, ta) : product(a, g, !ta, false);
   return [da, db];

@@ -104,44 +104,111 @@ const numbers: readonly DType[] = ["f32", "f16", "bf16", "i32"];
 const comparable: readonly DType[] = ["f32", "f16", "bf16", "u8", "i8", "i32"];
 const everywhere = (fc: FC): Arb<number> => edgy(fc, -1000, 1000);
 const anyPair = (fc: FC): Arb<readonly [number, number]> => fc.tuple(reals(fc, -5, 5), reals(fc, -5, 5));
-const apart = (fc: FC): Arb<readonly [number, number]> => fc.tuple(reals(fc, -5, 5), awayFromZero(fc, 0.1, 3)).map(([a, d]) => [a, Math.fround(a + d)] as const);
-const quarters = (fc: FC): Arb<number> => fc.oneof({ weight: 8, arbitrary: fc.integer({ min: -2000, max: 2000 }).map((i) => i / 4) }, { weight: 1, arbitrary: fc.constantFrom(NaN, 0) });
+const apart = (fc: FC): Arb<readonly [number, number]> =>
+  fc.tuple(reals(fc, -5, 5), awayFromZero(fc, 0.1, 3)).map(([a, d]) => [a, Math.fround(a + d)] as const);
+const quarters = (fc: FC): Arb<number> =>
+  fc.oneof(
+    { weight: 8, arbitrary: fc.integer({ min: -2000, max: 2000 }).map((i) => i / 4) },
+    { weight: 1, arbitrary: fc.constantFrom(NaN, 0) },
+  );
 
 const arithmetic = { takes: numbers, result: "same" } as const;
 const comparison = { takes: comparable, result: "bool", derivative: none, tolerance: exact } as const;
 const logic = { takes: ["bool"], result: "bool", derivative: none, tolerance: exact, edges: everywhere } as const;
-const truth = (holds: (a: number, b: number) => boolean) => (a: number, b: number): number => (holds(a, b) ? 1 : 0);
-const compared = (name: string, doc: string, expr: BinaryOp, holds: (a: number, b: number) => boolean, takes: readonly DType[] = comparable): OpDefinition =>
-  binary({ ...comparison, takes, name, doc, expr, float: truth(holds), integer: truth(holds), edges: (fc) => fc.oneof(everywhere(fc), fc.integer({ min: -2, max: 2 })) });
+const truth =
+  (holds: (a: number, b: number) => boolean) =>
+  (a: number, b: number): number =>
+    holds(a, b) ? 1 : 0;
+const compared = (
+  name: string,
+  doc: string,
+  expr: BinaryOp,
+  holds: (a: number, b: number) => boolean,
+  takes: readonly DType[] = comparable,
+): OpDefinition =>
+  binary({
+    ...comparison,
+    takes,
+    name,
+    doc,
+    expr,
+    float: truth(holds),
+    integer: truth(holds),
+    edges: (fc) => fc.oneof(everywhere(fc), fc.integer({ min: -2, max: 2 })),
+  });
 
 export const binaryOps = {
   add: binary({
-    ...arithmetic, name: "add", doc: "a + b; i32 wraps.", expr: "add", float: (a, b) => a + b, integer: (a, b) => (a + b) | 0,
-    derivative: vjp((_emit, _a, _b, _y, g) => [g, g]), tolerance: rounded, domain: anyPair, edges: everywhere,
+    ...arithmetic,
+    name: "add",
+    doc: "a + b; i32 wraps.",
+    expr: "add",
+    float: (a, b) => a + b,
+    integer: (a, b) => (a + b) | 0,
+    derivative: vjp((_emit, _a, _b, _y, g) => [g, g]),
+    tolerance: rounded,
+    domain: anyPair,
+    edges: everywhere,
   }),
   sub: binary({
-    ...arithmetic, name: "sub", doc: "a - b; i32 wraps.", expr: "sub", float: (a, b) => a - b, integer: (a, b) => (a - b) | 0,
-    derivative: vjp((emit, _a, _b, _y, g) => [g, neg(emit, g)]), tolerance: rounded, domain: anyPair, edges: everywhere,
+    ...arithmetic,
+    name: "sub",
+    doc: "a - b; i32 wraps.",
+    expr: "sub",
+    float: (a, b) => a - b,
+    integer: (a, b) => (a - b) | 0,
+    derivative: vjp((emit, _a, _b, _y, g) => [g, neg(emit, g)]),
+    tolerance: rounded,
+    domain: anyPair,
+    edges: everywhere,
   }),
   mul: binary({
-    ...arithmetic, name: "mul", doc: "a · b; i32 wraps.", expr: "mul", float: (a, b) => a * b, integer: Math.imul,
-    derivative: vjp((emit, a, b, _y, g) => [mul(emit, g, b), mul(emit, g, a)]), tolerance: rounded, domain: anyPair, edges: everywhere,
+    ...arithmetic,
+    name: "mul",
+    doc: "a · b; i32 wraps.",
+    expr: "mul",
+    float: (a, b) => a * b,
+    integer: Math.imul,
+    derivative: vjp((emit, a, b, _y, g) => [mul(emit, g, b), mul(emit, g, a)]),
+    tolerance: rounded,
+    domain: anyPair,
+    edges: everywhere,
   }),
   div: binary({
-    ...arithmetic, name: "div", doc: "a / b. i32 truncates toward zero, gives 0 for a divisor of 0, and wraps at -2^31 / -1.", expr: "div", float: (a, b) => a / b, integer: divI32,
-    derivative: vjp((emit, _a, b, y, g) => [div(emit, g, b), neg(emit, div(emit, mul(emit, g, y), b))]), tolerance: rounded,
-    domain: (fc) => fc.tuple(reals(fc, -5, 5), awayFromZero(fc, 0.3, 5)), edges: everywhere,
+    ...arithmetic,
+    name: "div",
+    doc: "a / b. i32 truncates toward zero, gives 0 for a divisor of 0, and wraps at -2^31 / -1.",
+    expr: "div",
+    float: (a, b) => a / b,
+    integer: divI32,
+    derivative: vjp((emit, _a, b, y, g) => [div(emit, g, b), neg(emit, div(emit, mul(emit, g, y), b))]),
+    tolerance: rounded,
+    domain: (fc) => fc.tuple(reals(fc, -5, 5), awayFromZero(fc, 0.3, 5)),
+    edges: everywhere,
   }),
   mod: binary({
-    ...arithmetic, name: "mod", doc: "a - b·floor(a/b): the remainder with the sign of the divisor. f32 needs a finite b and |a/b| below 2^22; a divisor of 0 gives NaN, in i32 0.",
-    expr: "mod", float: floorMod, integer: modI32,
+    ...arithmetic,
+    name: "mod",
+    doc: "a - b·floor(a/b): the remainder with the sign of the divisor. f32 needs a finite b and |a/b| below 2^22; a divisor of 0 gives NaN, in i32 0.",
+    expr: "mod",
+    float: floorMod,
+    integer: modI32,
     derivative: vjp((emit, a, b, _y, g) => [g, neg(emit, mul(emit, g, emit.op("floor", [div(emit, a, b)])))]),
     tolerance: few(4, "A product and a difference, each rounded; the samples keep a/b away from integers it could round to."),
-    domain: (fc) => fc.tuple(fc.integer({ min: -6, max: 6 }), reals(fc, 0.1, 0.9), awayFromZero(fc, 0.5, 3)).map(([n, f, b]) => [Math.fround((n + f) * b), b] as const),
+    domain: (fc) =>
+      fc
+        .tuple(fc.integer({ min: -6, max: 6 }), reals(fc, 0.1, 0.9), awayFromZero(fc, 0.5, 3))
+        .map(([n, f, b]) => [Math.fround((n + f) * b), b] as const),
     edges: quarters,
   }),
   pow: binary({
-    ...arithmetic, takes: ["f32", "f16", "bf16"], name: "pow", doc: "a^b as IEEE 754 has it: NaN for a negative base with a fractional exponent; 1 when b is 0 or a is 1.", expr: "pow", float: power, integer: power,
+    ...arithmetic,
+    takes: ["f32", "f16", "bf16"],
+    name: "pow",
+    doc: "a^b as IEEE 754 has it: NaN for a negative base with a fractional exponent; 1 when b is 0 or a is 1.",
+    expr: "pow",
+    float: power,
+    integer: power,
     derivative: vjp((emit, a, b, y, g) => {
       const zero = zerosLike(emit, b);
       const slope = mul(emit, b, emit.op("pow", [a, sub(emit, b, splat(emit, b, 1))]));
@@ -149,15 +216,32 @@ export const binaryOps = {
       return [mul(emit, g, emit.op("select", [emit.op("eq", [b, zero]), zero, slope])), mul(emit, g, mul(emit, y, log))];
     }),
     tolerance: few(400, "exp(b·log a): an error in the logarithm is multiplied by its size, up to 88.", 1.2e-38),
-    domain: (fc) => fc.tuple(reals(fc, 0.2, 4), reals(fc, -3, 3)), edges: (fc) => edgy(fc, -4, 4, [NaN, Infinity, -Infinity, 0, -0, 1, -1, 2, -2, 3, -3, 0.5]),
+    domain: (fc) => fc.tuple(reals(fc, 0.2, 4), reals(fc, -3, 3)),
+    edges: (fc) => edgy(fc, -4, 4, [NaN, Infinity, -Infinity, 0, -0, 1, -1, 2, -2, 3, -3, 0.5]),
   }),
   minimum: binary({
-    ...arithmetic, name: "minimum", doc: "The smaller of a and b; NaN when either is; -0 is below +0. A tie shares the cotangent.", expr: "min", float: Math.min, integer: Math.min,
-    derivative: extremum("lt"), tolerance: exact, domain: apart, edges: everywhere,
+    ...arithmetic,
+    name: "minimum",
+    doc: "The smaller of a and b; NaN when either is; -0 is below +0. A tie shares the cotangent.",
+    expr: "min",
+    float: Math.min,
+    integer: Math.min,
+    derivative: extremum("lt"),
+    tolerance: exact,
+    domain: apart,
+    edges: everywhere,
   }),
   maximum: binary({
-    ...arithmetic, name: "maximum", doc: "The larger of a and b; NaN when either is; +0 is above -0. A tie shares the cotangent.", expr: "max", float: Math.max, integer: Math.max,
-    derivative: extremum("gt"), tolerance: exact, domain: apart, edges: everywhere,
+    ...arithmetic,
+    name: "maximum",
+    doc: "The larger of a and b; NaN when either is; +0 is above -0. A tie shares the cotangent.",
+    expr: "max",
+    float: Math.max,
+    integer: Math.max,
+    derivative: extremum("gt"),
+    tolerance: exact,
+    domain: apart,
+    edges: everywhere,
   }),
   eq: compared("eq", "a = b; false with NaN.", "eq", (a, b) => a === b, [...comparable, "bool"]),
   ne: compared("ne", "a ≠ b; true with NaN.", "ne", (a, b) => a !== b, [...comparable, "bool"]),
@@ -165,6 +249,20 @@ export const binaryOps = {
   le: compared("le", "a ≤ b; false with NaN.", "le", (a, b) => a <= b),
   gt: compared("gt", "a > b; false with NaN.", "gt", (a, b) => a > b),
   ge: compared("ge", "a ≥ b; false with NaN.", "ge", (a, b) => a >= b),
-  logical_and: binary({ ...logic, name: "logical_and", doc: "a and b.", expr: "and", float: truth((a, b) => a !== 0 && b !== 0), integer: truth((a, b) => a !== 0 && b !== 0) }),
-  logical_or: binary({ ...logic, name: "logical_or", doc: "a or b.", expr: "or", float: truth((a, b) => a !== 0 || b !== 0), integer: truth((a, b) => a !== 0 || b !== 0) }),
+  logical_and: binary({
+    ...logic,
+    name: "logical_and",
+    doc: "a and b.",
+    expr: "and",
+    float: truth((a, b) => a !== 0 && b !== 0),
+    integer: truth((a, b) => a !== 0 && b !== 0),
+  }),
+  logical_or: binary({
+    ...logic,
+    name: "logical_or",
+    doc: "a or b.",
+    expr: "or",
+    float: truth((a, b) => a !== 0 || b !== 0),
+    integer: truth((a, b) => a !== 0 || b !== 0),
+  }),
 };

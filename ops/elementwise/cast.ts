@@ -53,7 +53,10 @@ export const cast = defineOp({
   samples: (fc) =>
     fc.tuple(fc.nat(9), fc.constantFrom(...dtypes), fc.constantFrom(...dtypes), elementwiseShapes(fc)).chain(([kind, from, to, shape]) => {
       if (kind === 0) return tensorOf(fc, "f32", shape, reals(fc, -5, 5)).map((x) => smooth([x], { dtype: "f32" }));
-      const element = from === "f32" ? edgy(fc, -70000, 70000, [...specials, 65519.99, 65520, 6e-8, 2.9e-8, 254.5, 4e9, -4e9].map(Math.fround)) : exactElements(fc, from);
+      const element =
+        from === "f32"
+          ? edgy(fc, -70000, 70000, [...specials, 65519.99, 65520, 6e-8, 2.9e-8, 254.5, 4e9, -4e9].map(Math.fround))
+          : exactElements(fc, from);
       return tensorOf(fc, from, shape, element).map((x) => rough([x], { dtype: to }));
     }),
 });

@@ -49,6 +49,8 @@ export const select = defineOp({
       const dtype = kind === "smooth" ? "f32" : kind;
       const element = kind === "smooth" ? reals(fc, -5, 5) : kind === "f32" ? edgy(fc, -10, 10) : exactElements(fc, dtype);
       const of = tensorOf(fc, dtype, shape, element);
-      return fc.tuple(tensorOf(fc, "bool", shape, exactElements(fc, "bool")), of, of).map((all) => (kind === "smooth" ? smooth(all) : rough(all)));
+      return fc
+        .tuple(tensorOf(fc, "bool", shape, exactElements(fc, "bool")), of, of)
+        .map((all) => (kind === "smooth" ? smooth(all) : rough(all)));
     }),
 });

@@ -48,9 +48,14 @@ export const gather = defineOp({
   recompute: true,
   tolerance: exact,
   samples: (fc) =>
-    fc.tuple(fc.integer({ min: 1, max: 6 }), shapes(fc, 0, 2, 5), shapes(fc, 0, 2, 5), fc.constantFrom("f32", "u8")).chain(([n, rest, indexShape, dtype]) =>
-      fc
-        .tuple(tensorOf(fc, dtype, [n, ...rest], dtype === "f32" ? reals(fc, -5, 5) : exactElements(fc, dtype)), tensorOf(fc, "i32", indexShape, fc.nat(n - 1)))
-        .map((all) => (dtype === "f32" ? smooth : rough)(all)),
-    ),
+    fc
+      .tuple(fc.integer({ min: 1, max: 6 }), shapes(fc, 0, 2, 5), shapes(fc, 0, 2, 5), fc.constantFrom("f32", "u8"))
+      .chain(([n, rest, indexShape, dtype]) =>
+        fc
+          .tuple(
+            tensorOf(fc, dtype, [n, ...rest], dtype === "f32" ? reals(fc, -5, 5) : exactElements(fc, dtype)),
+            tensorOf(fc, "i32", indexShape, fc.nat(n - 1)),
+          )
+          .map((all) => (dtype === "f32" ? smooth : rough)(all)),
+      ),
 });

@@ -49,7 +49,13 @@ export const gather_sum = defineOp({
     emit: (index, { at, types, fresh }) => {
       const name = fresh("tap");
       const tap = [part(index, 0), variable(name)];
-      return fold("sum", name, i32(0), dimExpr(sizeAt(operandAt(types, 1).shape, 1)), mulExpr(at(2, tap), at(0, [at(1, tap), part(index, 1)])));
+      return fold(
+        "sum",
+        name,
+        i32(0),
+        dimExpr(sizeAt(operandAt(types, 1).shape, 1)),
+        mulExpr(at(2, tap), at(0, [at(1, tap), part(index, 1)])),
+      );
     },
   },
   derivative: {
@@ -70,7 +76,15 @@ export const gather_sum = defineOp({
   recompute: false,
   tolerance: ofLargest(2e-6, 1e-6, "K products are added in f32 in any order."),
   samples: (fc) =>
-    fc.tuple(fc.integer({ min: 1, max: 6 }), size(fc, 9), size(fc, 5), size(fc, 5)).chain(([n, d, t, k]) =>
-      fc.tuple(tensorOf(fc, "f32", [n, d], reals(fc, -5, 5)), tensorOf(fc, "i32", [t, k], fc.nat(n - 1)), tensorOf(fc, "f32", [t, k], reals(fc, -1, 1))).map((all) => smooth(all)),
-    ),
+    fc
+      .tuple(fc.integer({ min: 1, max: 6 }), size(fc, 9), size(fc, 5), size(fc, 5))
+      .chain(([n, d, t, k]) =>
+        fc
+          .tuple(
+            tensorOf(fc, "f32", [n, d], reals(fc, -5, 5)),
+            tensorOf(fc, "i32", [t, k], fc.nat(n - 1)),
+            tensorOf(fc, "f32", [t, k], reals(fc, -1, 1)),
+          )
+          .map((all) => smooth(all)),
+      ),
 });

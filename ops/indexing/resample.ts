@@ -56,12 +56,20 @@ export const resample_rows = defineOp({
     return { dtype: "u8", shape: [dim(channels.of(attrs)), sizeAt(operandAt(operands, 1).shape, 0), width.of(attrs)] };
   },
   reference: (operands, _attrs, out) => {
-    const [image, row, table, wide, start, weight] = [0, 1, 2, 3, 4, 5].map((i) => operandAt(operands, i)) as [RefTensor, RefTensor, RefTensor, RefTensor, RefTensor, RefTensor];
+    const [image, row, table, wide, start, weight] = [0, 1, 2, 3, 4, 5].map((i) => operandAt(operands, i)) as [
+      RefTensor,
+      RefTensor,
+      RefTensor,
+      RefTensor,
+      RefTensor,
+      RefTensor,
+    ];
     return tabulate("u8", out.shape, ([c = 0, l = 0, x = 0]) => {
       if (x >= item(wide.data, l)) return 0;
       const j = item(table.data, l) + x;
       let sum = 0;
-      for (let k = 0; k < item(weight.shape, 1); k++) sum += elementAt(image, [item(row.data, l), item(start.data, j) + k, c]) * elementAt(weight, [j, k]);
+      for (let k = 0; k < item(weight.shape, 1); k++)
+        sum += elementAt(image, [item(row.data, l), item(start.data, j) + k, c]) * elementAt(weight, [j, k]);
       return settle(sum);
     });
   },
@@ -72,7 +80,13 @@ export const resample_rows = defineOp({
       const j = add(at(2, [l]), x);
       const name = fresh("tap");
       const k = variable(name);
-      const sum = fold("sum", name, i32(0), dimExpr(sizeAt(operandAt(types, 5).shape, 1)), mul(at(0, [at(1, [l]), add(at(4, [j]), k), c]), at(5, [j, k])));
+      const sum = fold(
+        "sum",
+        name,
+        i32(0),
+        dimExpr(sizeAt(operandAt(types, 5).shape, 1)),
+        mul(at(0, [at(1, [l]), add(at(4, [j]), k), c]), at(5, [j, k])),
+      );
       return select(lt(x, at(3, [l])), settleExpr(sum), i32(0));
     },
   },
@@ -82,7 +96,15 @@ export const resample_rows = defineOp({
   tolerance: why,
   samples: (fc) =>
     fc
-      .tuple(fc.integer({ min: 1, max: 5 }), fc.integer({ min: 1, max: 9 }), fc.constantFrom(3, 4), fc.integer({ min: 1, max: 4 }), fc.array(fc.integer({ min: 1, max: 7 }), { minLength: 1, maxLength: 3 }), fc.nat(6), fc.nat(3))
+      .tuple(
+        fc.integer({ min: 1, max: 5 }),
+        fc.integer({ min: 1, max: 9 }),
+        fc.constantFrom(3, 4),
+        fc.integer({ min: 1, max: 4 }),
+        fc.array(fc.integer({ min: 1, max: 7 }), { minLength: 1, maxLength: 3 }),
+        fc.nat(6),
+        fc.nat(3),
+      )
       .chain(([h, w, c, taps, pictures, lines, extra]) => {
         const k = Math.min(taps, w);
         const firsts = pictures.map((_, i) => pictures.slice(0, i).reduce((a, b) => a + b, 0));
@@ -96,8 +118,16 @@ export const resample_rows = defineOp({
             weights(fc, x, k),
           )
           .map(([image, row, of, start, weight]) => {
-            const table = tensor("i32", [lines], of.map((p) => item(firsts, p)));
-            const wide = tensor("i32", [lines], of.map((p) => item(pictures, p)));
+            const table = tensor(
+              "i32",
+              [lines],
+              of.map((p) => item(firsts, p)),
+            );
+            const wide = tensor(
+              "i32",
+              [lines],
+              of.map((p) => item(pictures, p)),
+            );
             return rough([image, row, table, wide, start, weight], { width: dim(Math.max(...pictures) + extra), channels: 3 });
           });
       }),
@@ -130,11 +160,19 @@ export const resample_patches = defineOp({
     return { dtype: "u8", shape: [sizeAt(operandAt(operands, 1).shape, 0), sizeAt(operandAt(operands, 0).shape, 0), side, side] };
   },
   reference: (operands, _attrs, out) => {
-    const [mid, line, row, column, start, weight] = [0, 1, 2, 3, 4, 5].map((i) => operandAt(operands, i)) as [RefTensor, RefTensor, RefTensor, RefTensor, RefTensor, RefTensor];
+    const [mid, line, row, column, start, weight] = [0, 1, 2, 3, 4, 5].map((i) => operandAt(operands, i)) as [
+      RefTensor,
+      RefTensor,
+      RefTensor,
+      RefTensor,
+      RefTensor,
+      RefTensor,
+    ];
     return tabulate("u8", out.shape, ([t = 0, c = 0, y = 0, x = 0]) => {
       const j = item(row.data, t) + y;
       let sum = 0;
-      for (let k = 0; k < item(weight.shape, 1); k++) sum += elementAt(mid, [c, item(line.data, t) + item(start.data, j) + k, item(column.data, t) + x]) * elementAt(weight, [j, k]);
+      for (let k = 0; k < item(weight.shape, 1); k++)
+        sum += elementAt(mid, [c, item(line.data, t) + item(start.data, j) + k, item(column.data, t) + x]) * elementAt(weight, [j, k]);
       return settle(sum);
     });
   },
@@ -146,7 +184,9 @@ export const resample_patches = defineOp({
       const name = fresh("tap");
       const k = variable(name);
       const from = add(add(at(1, [t]), at(4, [j])), k);
-      return settleExpr(fold("sum", name, i32(0), dimExpr(sizeAt(operandAt(types, 5).shape, 1)), mul(at(0, [c, from, add(at(3, [t]), x)]), at(5, [j, k]))));
+      return settleExpr(
+        fold("sum", name, i32(0), dimExpr(sizeAt(operandAt(types, 5).shape, 1)), mul(at(0, [c, from, add(at(3, [t]), x)]), at(5, [j, k]))),
+      );
     },
   },
   derivative: { kind: "nonDifferentiable", reason },
@@ -154,17 +194,36 @@ export const resample_patches = defineOp({
   recompute: false,
   tolerance: why,
   samples: (fc) =>
-    fc.tuple(fc.integer({ min: 1, max: 3 }), fc.integer({ min: 1, max: 3 }), fc.integer({ min: 1, max: 3 }), fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: 6 }), fc.nat(4)).chain(([side, high, wide, k, spare, patches]) => {
-      const [rows, lines, across] = [high * side, k + spare, wide * side];
-      return fc
-        .tuple(
-          tensorOf(fc, "u8", [3, lines + 2, across], fc.integer({ min: 0, max: 255 })),
-          tensorOf(fc, "i32", [patches], fc.nat(2)),
-          tensorOf(fc, "i32", [patches], fc.nat(high - 1).map((r) => r * side)),
-          tensorOf(fc, "i32", [patches], fc.nat(wide - 1).map((r) => r * side)),
-          tensorOf(fc, "i32", [rows], fc.nat(spare)),
-          weights(fc, rows, k),
-        )
-        .map((all) => rough(all, { patch: side }));
-    }),
+    fc
+      .tuple(
+        fc.integer({ min: 1, max: 3 }),
+        fc.integer({ min: 1, max: 3 }),
+        fc.integer({ min: 1, max: 3 }),
+        fc.integer({ min: 1, max: 4 }),
+        fc.integer({ min: 1, max: 6 }),
+        fc.nat(4),
+      )
+      .chain(([side, high, wide, k, spare, patches]) => {
+        const [rows, lines, across] = [high * side, k + spare, wide * side];
+        return fc
+          .tuple(
+            tensorOf(fc, "u8", [3, lines + 2, across], fc.integer({ min: 0, max: 255 })),
+            tensorOf(fc, "i32", [patches], fc.nat(2)),
+            tensorOf(
+              fc,
+              "i32",
+              [patches],
+              fc.nat(high - 1).map((r) => r * side),
+            ),
+            tensorOf(
+              fc,
+              "i32",
+              [patches],
+              fc.nat(wide - 1).map((r) => r * side),
+            ),
+            tensorOf(fc, "i32", [rows], fc.nat(spare)),
+            weights(fc, rows, k),
+          )
+          .map((all) => rough(all, { patch: side }));
+      }),
 });

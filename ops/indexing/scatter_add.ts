@@ -46,14 +46,23 @@ export const scatter_add = defineOp({
   lowering: {
     kind: "element",
     emit: (index, { at, types, fresh }) =>
-      foldOver("sum", operandAt(types, 0).shape, fresh, (i) => select(eq(at(0, i), part(index, 0)), at(1, [...i, ...index.slice(1)]), f32(0))),
+      foldOver("sum", operandAt(types, 0).shape, fresh, (i) =>
+        select(eq(at(0, i), part(index, 0)), at(1, [...i, ...index.slice(1)]), f32(0)),
+      ),
   },
-  derivative: { kind: "vjp", build: (emit, { operands, cotangent }) => [undefined, emit.op("gather", [cotangent, operandAt(operands, 0)])] },
+  derivative: {
+    kind: "vjp",
+    build: (emit, { operands, cotangent }) => [undefined, emit.op("gather", [cotangent, operandAt(operands, 0)])],
+  },
   flops: (operands) => dimProduct(operandAt(operands, 1).shape),
   recompute: false,
   tolerance: ofLargest(2e-6, 1e-6, "Rows that meet in one are added in f32 in any order."),
   samples: (fc) =>
-    fc.tuple(fc.integer({ min: 1, max: 6 }), shapes(fc, 0, 2, 5), shapes(fc, 0, 2, 5)).chain(([n, rest, indexShape]) =>
-      fc.tuple(tensorOf(fc, "i32", indexShape, fc.nat(n - 1)), tensorOf(fc, "f32", [...indexShape, ...rest], reals(fc, -5, 5))).map((all) => smooth(all, { rows: dim(n) })),
-    ),
+    fc
+      .tuple(fc.integer({ min: 1, max: 6 }), shapes(fc, 0, 2, 5), shapes(fc, 0, 2, 5))
+      .chain(([n, rest, indexShape]) =>
+        fc
+          .tuple(tensorOf(fc, "i32", indexShape, fc.nat(n - 1)), tensorOf(fc, "f32", [...indexShape, ...rest], reals(fc, -5, 5)))
+          .map((all) => smooth(all, { rows: dim(n) })),
+      ),
 });

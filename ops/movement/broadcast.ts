@@ -23,7 +23,13 @@ export const broadcast = defineOp({
     const to = shape.of(attrs);
     const lead = to.length - x.shape.length;
     const fits = lead >= 0 && x.shape.every((d, i) => dimConstant(d) === 1 || d.text === sizeAt(to, lead + i).text);
-    if (!fits) throw new OpTypeError(0, `${shapeText(x.shape)} does not broadcast to ${shapeText(to)}`, `1 or the size of ${shapeText(to)} in every dimension`, shapeText(x.shape));
+    if (!fits)
+      throw new OpTypeError(
+        0,
+        `${shapeText(x.shape)} does not broadcast to ${shapeText(to)}`,
+        `1 or the size of ${shapeText(to)} in every dimension`,
+        shapeText(x.shape),
+      );
     return { dtype: x.dtype, shape: to };
   },
   reference: (operands, _attrs, out) => {
@@ -52,8 +58,12 @@ export const broadcast = defineOp({
   recompute: true,
   tolerance: exact,
   samples: (fc) =>
-    fc.tuple(shapes(fc, 0, 4), fc.nat(4), fc.array(fc.boolean(), { minLength: 4, maxLength: 4 }), fc.constantFrom("f32", "u8", "i32")).chain(([to, drop, ones, dtype]) => {
-      const from = to.slice(Math.min(drop, to.length)).map((n, i) => (ones[i] === true ? 1 : n));
-      return tensorOf(fc, dtype, from, dtype === "f32" ? reals(fc, -5, 5) : exactElements(fc, dtype)).map((x) => (dtype === "f32" ? smooth : rough)([x], { shape: to.map((n) => dim(n)) }));
-    }),
+    fc
+      .tuple(shapes(fc, 0, 4), fc.nat(4), fc.array(fc.boolean(), { minLength: 4, maxLength: 4 }), fc.constantFrom("f32", "u8", "i32"))
+      .chain(([to, drop, ones, dtype]) => {
+        const from = to.slice(Math.min(drop, to.length)).map((n, i) => (ones[i] === true ? 1 : n));
+        return tensorOf(fc, dtype, from, dtype === "f32" ? reals(fc, -5, 5) : exactElements(fc, dtype)).map((x) =>
+          (dtype === "f32" ? smooth : rough)([x], { shape: to.map((n) => dim(n)) }),
+        );
+      }),
 });

@@ -32,7 +32,14 @@ export const concat = defineOp({
     for (const [i, x] of operands.entries()) {
       needSameDType(operands, i, 0);
       const fits = x.shape.length === first.shape.length && x.shape.every((d, k) => k === at || d.text === sizeAt(first.shape, k).text);
-      if (!fits) throw new OpTypeError(i, `operand ${i} does not have the sizes of operand 0 outside dimension ${at}`, shapeText(first.shape), shapeText(x.shape), 0);
+      if (!fits)
+        throw new OpTypeError(
+          i,
+          `operand ${i} does not have the sizes of operand 0 outside dimension ${at}`,
+          shapeText(first.shape),
+          shapeText(x.shape),
+          0,
+        );
     }
     return { dtype: first.dtype, shape: first.shape.map((d, k) => (k === at ? operandAt(starts(operands, at), operands.length) : d)) };
   },
@@ -42,7 +49,11 @@ export const concat = defineOp({
       let p = item(index, at);
       for (const x of operands) {
         const n = item(x.shape, at);
-        if (p < n) return elementAt(x, index.map((q, k) => (k === at ? p : q)));
+        if (p < n)
+          return elementAt(
+            x,
+            index.map((q, k) => (k === at ? p : q)),
+          );
         p -= n;
       }
       throw new RangeError("a position of concat is past its operands");
@@ -56,10 +67,14 @@ export const concat = defineOp({
       const position = part(index, at);
       const inOperand = (i: number): Expr => {
         const p = i === 0 ? position : sub(position, dimExpr(operandAt(from, i)));
-        return context.at(i, index.map((q, k) => (k === at ? p : q)));
+        return context.at(
+          i,
+          index.map((q, k) => (k === at ? p : q)),
+        );
       };
       let result = inOperand(context.types.length - 1);
-      for (let i = context.types.length - 2; i >= 0; i--) result = select(lt(position, dimExpr(operandAt(from, i + 1))), inOperand(i), result);
+      for (let i = context.types.length - 2; i >= 0; i--)
+        result = select(lt(position, dimExpr(operandAt(from, i + 1))), inOperand(i), result);
       return result;
     },
   },
@@ -69,17 +84,28 @@ export const concat = defineOp({
       const types = operands.map((v) => emit.typeOf(v));
       const at = axisIn(axis.of(attrs), operandAt(types, 0).shape.length);
       const from = starts(types, at);
-      return operands.map((_, i) => emit.op("slice", [cotangent], { axis: at, start: operandAt(from, i), stop: operandAt(from, i + 1), step: 1 }));
+      return operands.map((_, i) =>
+        emit.op("slice", [cotangent], { axis: at, start: operandAt(from, i), stop: operandAt(from, i + 1), step: 1 }),
+      );
     },
   },
   flops: () => dim(0),
   recompute: true,
   tolerance: exact,
   samples: (fc) =>
-    fc.tuple(shapes(fc, 1, 3, 4), fc.nat(2), fc.array(size(fc, 4), { minLength: 1, maxLength: 4 }), fc.constantFrom("f32", "u8", "i32")).chain(([shape, a, sizes, dtype]) => {
-      const at = a % shape.length;
-      const element = dtype === "f32" ? reals(fc, -5, 5) : exactElements(fc, dtype);
-      const parts = sizes.map((n) => tensorOf(fc, dtype, shape.map((d, k) => (k === at ? n : d)), element));
-      return fc.tuple(...parts).map((xs) => (dtype === "f32" ? smooth : rough)(xs, { axis: at }));
-    }),
+    fc
+      .tuple(shapes(fc, 1, 3, 4), fc.nat(2), fc.array(size(fc, 4), { minLength: 1, maxLength: 4 }), fc.constantFrom("f32", "u8", "i32"))
+      .chain(([shape, a, sizes, dtype]) => {
+        const at = a % shape.length;
+        const element = dtype === "f32" ? reals(fc, -5, 5) : exactElements(fc, dtype);
+        const parts = sizes.map((n) =>
+          tensorOf(
+            fc,
+            dtype,
+            shape.map((d, k) => (k === at ? n : d)),
+            element,
+          ),
+        );
+        return fc.tuple(...parts).map((xs) => (dtype === "f32" ? smooth : rough)(xs, { axis: at }));
+      }),
 });

@@ -18,7 +18,8 @@ const value = dimAttr("value", "The size.");
 
 function numberType(attrs: Attrs): DType & ("i32" | "f32") {
   const name = dtype.of(attrs);
-  if (name !== "i32" && name !== "f32") throw new OpTypeError(-1, `positions and sizes are i32 or f32, not ${name}`, "i32 or f32", dtypes.find((d) => d === name) ?? name);
+  if (name !== "i32" && name !== "f32")
+    throw new OpTypeError(-1, `positions and sizes are i32 or f32, not ${name}`, "i32 or f32", dtypes.find((d) => d === name) ?? name);
   return name;
 }
 
@@ -44,7 +45,9 @@ export const iota = defineOp({
   recompute: true,
   tolerance: exact,
   samples: (fc) =>
-    fc.tuple(shapes(fc, 1, 3), fc.nat(2), fc.constantFrom("i32", "f32")).map(([sizes, a, to]) => rough([], { shape: sizes.map((n) => dim(n)), axis: a % sizes.length, dtype: to })),
+    fc
+      .tuple(shapes(fc, 1, 3), fc.nat(2), fc.constantFrom("i32", "f32"))
+      .map(([sizes, a, to]) => rough([], { shape: sizes.map((n) => dim(n)), axis: a % sizes.length, dtype: to })),
 });
 
 export const size = defineOp({

@@ -26,8 +26,10 @@ export const pad = defineOp({
     const x = operandAt(operands, 0);
     const at = axisIn(axis.of(attrs), x.shape.length);
     const [a, b] = [before.of(attrs), after.of(attrs)];
-    if ((dimConstant(a) ?? 0) < 0 || (dimConstant(b) ?? 0) < 0) throw new OpTypeError(-1, "a pad is negative", "0 or more", `${a.text} and ${b.text}`);
-    if (!isFloat(x.dtype) && !Number.isInteger(value.of(attrs))) throw new OpTypeError(-1, "the padding of integers must be an integer", x.dtype, String(value.of(attrs)));
+    if ((dimConstant(a) ?? 0) < 0 || (dimConstant(b) ?? 0) < 0)
+      throw new OpTypeError(-1, "a pad is negative", "0 or more", `${a.text} and ${b.text}`);
+    if (!isFloat(x.dtype) && !Number.isInteger(value.of(attrs)))
+      throw new OpTypeError(-1, "the padding of integers must be an integer", x.dtype, String(value.of(attrs)));
     return { dtype: x.dtype, shape: x.shape.map((d, i) => (i === at ? dimAdd(dimAdd(a, d), b) : d)) };
   },
   reference: (operands, attrs, out) => {
@@ -36,7 +38,12 @@ export const pad = defineOp({
     const lead = dimConstant(before.of(attrs)) ?? NaN;
     return tabulate(out.dtype, out.shape, (index) => {
       const p = item(index, at) - lead;
-      return p < 0 || p >= item(x.shape, at) ? value.of(attrs) : elementAt(x, index.map((q, i) => (i === at ? p : q)));
+      return p < 0 || p >= item(x.shape, at)
+        ? value.of(attrs)
+        : elementAt(
+            x,
+            index.map((q, i) => (i === at ? p : q)),
+          );
     });
   },
   lowering: {
@@ -46,7 +53,10 @@ export const pad = defineOp({
       const long = axisIn(axis.of(attrs), shape.length);
       const lead = before.of(attrs);
       const position = dimConstant(lead) === 0 ? part(index, long) : sub(part(index, long), dimExpr(lead));
-      const inside = at(0, index.map((p, i) => (i === long ? position : p)));
+      const inside = at(
+        0,
+        index.map((p, i) => (i === long ? position : p)),
+      );
       const conditions: Expr[] = [];
       if (dimConstant(lead) !== 0) conditions.push(ge(position, i32(0)));
       if (dimConstant(after.of(attrs)) !== 0) conditions.push(lt(position, dimExpr(sizeAt(shape, long))));
@@ -67,10 +77,14 @@ export const pad = defineOp({
   recompute: true,
   tolerance: exact,
   samples: (fc) =>
-    fc.tuple(shapes(fc, 1, 3), fc.nat(2), fc.nat(4), fc.nat(4), fc.integer({ min: -2, max: 2 }), fc.constantFrom("f32", "i32")).chain(([shape, a, front, back, v, dtype]) => {
-      const attrs = { axis: a % shape.length, before: dim(front), after: dim(back), value: v };
-      return tensorOf(fc, dtype, shape, dtype === "f32" ? reals(fc, -5, 5) : exactElements(fc, dtype)).map((x) => (dtype === "f32" ? smooth : rough)([x], attrs));
-    }),
+    fc
+      .tuple(shapes(fc, 1, 3), fc.nat(2), fc.nat(4), fc.nat(4), fc.integer({ min: -2, max: 2 }), fc.constantFrom("f32", "i32"))
+      .chain(([shape, a, front, back, v, dtype]) => {
+        const attrs = { axis: a % shape.length, before: dim(front), after: dim(back), value: v };
+        return tensorOf(fc, dtype, shape, dtype === "f32" ? reals(fc, -5, 5) : exactElements(fc, dtype)).map((x) =>
+          (dtype === "f32" ? smooth : rough)([x], attrs),
+        );
+      }),
 });
 
 function constantOf(v: number, type: "f32" | "i32" | "bool"): Expr {

@@ -44,7 +44,12 @@ export const reshape = defineOp({
     const from = dimProduct(x.shape);
     const into = dimProduct(to);
     if (from.text !== into.text) {
-      throw new OpTypeError(0, `${shapeText(x.shape)} and ${shapeText(to)} are not known to have the same number of elements`, `${into.text} elements`, `${from.text} elements`);
+      throw new OpTypeError(
+        0,
+        `${shapeText(x.shape)} and ${shapeText(to)} are not known to have the same number of elements`,
+        `${into.text} elements`,
+        `${from.text} elements`,
+      );
     }
     return { dtype: x.dtype, shape: to };
   },
@@ -63,20 +68,28 @@ export const reshape = defineOp({
         // Only ones come or go: every other part keeps its place.
         const parts = index.slice(same).filter((_, i) => to[same + i]?.text !== "1");
         let next = 0;
-        return context.at(0, [...index.slice(0, same), ...from.slice(same).map((d) => (d.text === "1" ? i32(0) : operandAt(parts, next++)))]);
+        return context.at(0, [
+          ...index.slice(0, same),
+          ...from.slice(same).map((d) => (d.text === "1" ? i32(0) : operandAt(parts, next++))),
+        ]);
       }
       return context.atLinear(0, linearIndex(index, to));
     },
   },
-  derivative: { kind: "vjp", build: (emit, { operands, cotangent }) => [emitReshape(emit, cotangent, emit.typeOf(operandAt(operands, 0)).shape)] },
+  derivative: {
+    kind: "vjp",
+    build: (emit, { operands, cotangent }) => [emitReshape(emit, cotangent, emit.typeOf(operandAt(operands, 0)).shape)],
+  },
   flops: () => dim(0),
   recompute: true,
   tolerance: exact,
   samples: (fc) =>
     fc.tuple(elementwiseShapes(fc), fc.constantFrom("f32", "u8", "bool", "i32")).chain(([from, dtype]) =>
-      fc.tuple(tensorOf(fc, dtype, from, dtype === "f32" ? reals(fc, -5, 5) : exactElements(fc, dtype)), sameCount(fc, from)).map(([x, to]) => {
-        if (countOf(to) !== countOf(from)) throw new Error("the generator of reshape changed the element count");
-        return (dtype === "f32" ? smooth : rough)([x], { shape: to.map((n) => dim(n)) });
-      }),
+      fc
+        .tuple(tensorOf(fc, dtype, from, dtype === "f32" ? reals(fc, -5, 5) : exactElements(fc, dtype)), sameCount(fc, from))
+        .map(([x, to]) => {
+          if (countOf(to) !== countOf(from)) throw new Error("the generator of reshape changed the element count");
+          return (dtype === "f32" ? smooth : rough)([x], { shape: to.map((n) => dim(n)) });
+        }),
     ),
 });

@@ -27,7 +27,11 @@ function dilate(emit: Emit, g: ValueId, at: number, by: number): ValueId {
   const shape = emit.typeOf(g).shape;
   const apart = reshape(emit, g, [...shape.slice(0, at + 1), dim(1), ...shape.slice(at + 1)]);
   const padded = emit.op("pad", [apart], { axis: at + 1, before: dim(0), after: dim(by - 1), value: 0 });
-  return reshape(emit, padded, shape.map((d, i) => (i === at ? dimMul(d, dim(by)) : d)));
+  return reshape(
+    emit,
+    padded,
+    shape.map((d, i) => (i === at ? dimMul(d, dim(by)) : d)),
+  );
 }
 
 export const slice = defineOp({
@@ -45,15 +49,31 @@ export const slice = defineOp({
     const size = sizeAt(x.shape, at);
     if (by < 1) throw new OpTypeError(-1, "a slice's step must be at least 1", "1 or more", String(by));
     const [a, b, n] = [dimConstant(from), dimConstant(to), dimConstant(size)];
-    const wrong = (a !== undefined && a < 0) || (dimConstant(dimSub(to, from)) ?? 0) < 0 || (dimConstant(dimSub(size, to)) ?? 0) < 0 || (a !== undefined && n !== undefined && a > n) || (b !== undefined && b < 0);
-    if (wrong) throw new OpTypeError(0, `positions ${from.text} to ${to.text} are outside dimension ${at}`, `0 ≤ start ≤ stop ≤ ${size.text}`, `${from.text}:${to.text} of ${typeText(x)}`);
+    const wrong =
+      (a !== undefined && a < 0) ||
+      (dimConstant(dimSub(to, from)) ?? 0) < 0 ||
+      (dimConstant(dimSub(size, to)) ?? 0) < 0 ||
+      (a !== undefined && n !== undefined && a > n) ||
+      (b !== undefined && b < 0);
+    if (wrong)
+      throw new OpTypeError(
+        0,
+        `positions ${from.text} to ${to.text} are outside dimension ${at}`,
+        `0 ≤ start ≤ stop ≤ ${size.text}`,
+        `${from.text}:${to.text} of ${typeText(x)}`,
+      );
     return { dtype: x.dtype, shape: x.shape.map((d, i) => (i === at ? length(from, to, by) : d)) };
   },
   reference: (operands, attrs, out) => {
     const x = operandAt(operands, 0);
     const at = axisIn(axis.of(attrs), x.shape.length);
     const from = dimConstant(start.of(attrs)) ?? NaN;
-    return tabulate(out.dtype, out.shape, (index) => elementAt(x, index.map((p, i) => (i === at ? from + step.of(attrs) * item(index, at) : p))));
+    return tabulate(out.dtype, out.shape, (index) =>
+      elementAt(
+        x,
+        index.map((p, i) => (i === at ? from + step.of(attrs) * item(index, at) : p)),
+      ),
+    );
   },
   lowering: {
     kind: "element",
@@ -64,7 +84,10 @@ export const slice = defineOp({
       const position = part(index, cut);
       const scaled = by === 1 ? position : mul(position, i32(by));
       const moved = dimConstant(from) === 0 ? scaled : add(scaled, dimExpr(from));
-      return at(0, index.map((p, i) => (i === cut ? moved : p)));
+      return at(
+        0,
+        index.map((p, i) => (i === cut ? moved : p)),
+      );
     },
   },
   derivative: {
@@ -82,13 +105,25 @@ export const slice = defineOp({
   recompute: true,
   tolerance: exact,
   samples: (fc) =>
-    fc.tuple(shapes(fc, 1, 3, 7), fc.nat(2), fc.integer({ min: 0, max: 4 }), fc.integer({ min: 0, max: 4 }), fc.integer({ min: 1, max: 3 }), fc.boolean(), fc.constantFrom("f32", "u8", "i32")).chain(([shape, a, p, q, by, negative, dtype]) => {
-      const at = a % shape.length;
-      const n = item(shape, at);
-      // p positions are cut off in front and q behind, as far as there are so many.
-      const from = Math.min(p, n);
-      const to = Math.max(from, n - q);
-      const attrs = { axis: negative ? at - shape.length : at, start: dim(from), stop: dim(to), step: by };
-      return tensorOf(fc, dtype, shape, dtype === "f32" ? reals(fc, -5, 5) : exactElements(fc, dtype)).map((x) => (dtype === "f32" ? smooth : rough)([x], attrs));
-    }),
+    fc
+      .tuple(
+        shapes(fc, 1, 3, 7),
+        fc.nat(2),
+        fc.integer({ min: 0, max: 4 }),
+        fc.integer({ min: 0, max: 4 }),
+        fc.integer({ min: 1, max: 3 }),
+        fc.boolean(),
+        fc.constantFrom("f32", "u8", "i32"),
+      )
+      .chain(([shape, a, p, q, by, negative, dtype]) => {
+        const at = a % shape.length;
+        const n = item(shape, at);
+        // p positions are cut off in front and q behind, as far as there are so many.
+        const from = Math.min(p, n);
+        const to = Math.max(from, n - q);
+        const attrs = { axis: negative ? at - shape.length : at, start: dim(from), stop: dim(to), step: by };
+        return tensorOf(fc, dtype, shape, dtype === "f32" ? reals(fc, -5, 5) : exactElements(fc, dtype)).map((x) =>
+          (dtype === "f32" ? smooth : rough)([x], attrs),
+        );
+      }),
 });

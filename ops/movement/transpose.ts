@@ -27,7 +27,12 @@ export const transpose = defineOp({
     const x = operandAt(operands, 0);
     const order = permutation.of(attrs);
     if (order.length !== x.shape.length || axesIn(order, x.shape.length).length !== x.shape.length || order.some((a) => a < 0)) {
-      throw new OpTypeError(-1, `permutation [${order.join(", ")}] does not name each dimension of x once`, `${x.shape.length} distinct dimensions`, `[${order.join(", ")}]`);
+      throw new OpTypeError(
+        -1,
+        `permutation [${order.join(", ")}] does not name each dimension of x once`,
+        `${x.shape.length} distinct dimensions`,
+        `[${order.join(", ")}]`,
+      );
     }
     return { dtype: x.dtype, shape: order.map((a) => sizeAt(x.shape, a)) };
   },
@@ -48,7 +53,10 @@ export const transpose = defineOp({
         inverse(permutation.of(context.attrs)).map((to) => part(index, to)),
       ),
   },
-  derivative: { kind: "vjp", build: (emit, { cotangent, attrs }) => [emit.op("transpose", [cotangent], { permutation: inverse(permutation.of(attrs)) })] },
+  derivative: {
+    kind: "vjp",
+    build: (emit, { cotangent, attrs }) => [emit.op("transpose", [cotangent], { permutation: inverse(permutation.of(attrs)) })],
+  },
   flops: () => dim(0),
   recompute: true,
   tolerance: exact,

@@ -22,7 +22,8 @@ export const argmax = defineOp({
     needDType(operands, 0, isNumeric, "f32, f16, bf16 or i32");
     const x = operandAt(operands, 0);
     const at = axisIn(axis.of(attrs), x.shape.length);
-    if (sizeAt(x.shape, at).text === "0") throw new OpTypeError(0, "there is no largest element of none", `at least 1 in dimension ${at}`, typeText(x));
+    if (sizeAt(x.shape, at).text === "0")
+      throw new OpTypeError(0, "there is no largest element of none", `at least 1 in dimension ${at}`, typeText(x));
     return { dtype: "i32", shape: x.shape.filter((_, i) => i !== at) };
   },
   reference: (operands, attrs, out) => {

@@ -69,13 +69,24 @@ function reduction(r: Reduction): OpDefinition {
     recompute: false,
     tolerance: r.tolerance,
     samples: (fc) =>
-      fc.tuple(fc.oneof({ weight: 4, arbitrary: shapes(fc, 0, 3, 6) }, { weight: 1, arbitrary: fc.tuple(fc.integer({ min: 1, max: 3 }), fc.integer({ min: 7, max: 70 })).map((s) => [...s]) }), fc.array(fc.boolean(), { minLength: 3, maxLength: 3 }), fc.boolean(), fc.constantFrom("smooth", "f32", "i32")).chain(([shape, chosen, keeps, kind]) => {
-        const n = shape.reduce((a, b) => a * b, 1);
-        const attrs = { axes: shape.map((_, i) => i).filter((i) => chosen[i] === true), keep: keeps };
-        if (kind === "i32") return tensorOf(fc, "i32", shape, integers(fc)).map((x) => rough([x], attrs));
-        if (kind === "f32") return tensorOf(fc, "f32", shape, edgy(fc, -100, 100, [NaN, Infinity, -Infinity, 0, -0, 1])).map((x) => rough([x], attrs));
-        return r.domain(fc, n).map((data) => smooth([{ dtype: "f32", shape, data: Float64Array.from(data) }], attrs));
-      }),
+      fc
+        .tuple(
+          fc.oneof(
+            { weight: 4, arbitrary: shapes(fc, 0, 3, 6) },
+            { weight: 1, arbitrary: fc.tuple(fc.integer({ min: 1, max: 3 }), fc.integer({ min: 7, max: 70 })).map((s) => [...s]) },
+          ),
+          fc.array(fc.boolean(), { minLength: 3, maxLength: 3 }),
+          fc.boolean(),
+          fc.constantFrom("smooth", "f32", "i32"),
+        )
+        .chain(([shape, chosen, keeps, kind]) => {
+          const n = shape.reduce((a, b) => a * b, 1);
+          const attrs = { axes: shape.map((_, i) => i).filter((i) => chosen[i] === true), keep: keeps };
+          if (kind === "i32") return tensorOf(fc, "i32", shape, integers(fc)).map((x) => rough([x], attrs));
+          if (kind === "f32")
+            return tensorOf(fc, "f32", shape, edgy(fc, -100, 100, [NaN, Infinity, -Infinity, 0, -0, 1])).map((x) => rough([x], attrs));
+          return r.domain(fc, n).map((data) => smooth([{ dtype: "f32", shape, data: Float64Array.from(data) }], attrs));
+        }),
   });
 }
 
@@ -113,7 +124,12 @@ const distinct = (fc: FC, n: number): Arb<number[]> =>
 
 export const reductionOps = {
   reduce_sum: reduction({
-    name: "reduce_sum", doc: "The sum over some dimensions; 0 over none; i32 wraps.", fold: "sum", float: (a, b) => a + b, integer: (a, b) => (a + b) | 0, identity: { float: 0, integer: 0 },
+    name: "reduce_sum",
+    doc: "The sum over some dimensions; 0 over none; i32 wraps.",
+    fold: "sum",
+    float: (a, b) => a + b,
+    integer: (a, b) => (a + b) | 0,
+    identity: { float: 0, integer: 0 },
     derivative: {
       kind: "vjp",
       build: (emit, { operands, cotangent, attrs }) => {
@@ -121,14 +137,29 @@ export const reductionOps = {
         return [unreduce(emit, cotangent, axesIn(axes.of(attrs), shape.length), shape)];
       },
     },
-    tolerance: ofLargest(2e-6, 5e-5, "Terms are added in f32 in any order; the samples' terms are below 100."), domain: free,
+    tolerance: ofLargest(2e-6, 5e-5, "Terms are added in f32 in any order; the samples' terms are below 100."),
+    domain: free,
   }),
   reduce_max: reduction({
-    name: "reduce_max", doc: "The largest element over some dimensions; -infinity (i32: -2^31) over none; NaN when there is one. Ties share the cotangent.",
-    fold: "max", float: Math.max, integer: Math.max, identity: { float: -Infinity, integer: -2147483648 }, derivative: toExtremum, tolerance: exact, domain: distinct,
+    name: "reduce_max",
+    doc: "The largest element over some dimensions; -infinity (i32: -2^31) over none; NaN when there is one. Ties share the cotangent.",
+    fold: "max",
+    float: Math.max,
+    integer: Math.max,
+    identity: { float: -Infinity, integer: -2147483648 },
+    derivative: toExtremum,
+    tolerance: exact,
+    domain: distinct,
   }),
   reduce_min: reduction({
-    name: "reduce_min", doc: "The smallest element over some dimensions; infinity (i32: 2^31 - 1) over none; NaN when there is one. Ties share the cotangent.",
-    fold: "min", float: Math.min, integer: Math.min, identity: { float: Infinity, integer: 2147483647 }, derivative: toExtremum, tolerance: exact, domain: distinct,
+    name: "reduce_min",
+    doc: "The smallest element over some dimensions; infinity (i32: 2^31 - 1) over none; NaN when there is one. Ties share the cotangent.",
+    fold: "min",
+    float: Math.min,
+    integer: Math.min,
+    identity: { float: Infinity, integer: 2147483647 },
+    derivative: toExtremum,
+    tolerance: exact,
+    domain: distinct,
   }),
 };

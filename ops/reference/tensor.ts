@@ -59,7 +59,8 @@ export function elementAt(t: RefTensor, index: readonly number[]): number {
   for (let axis = 0; axis < t.shape.length; axis++) {
     const size = item(t.shape, axis);
     const at = item(index, axis);
-    if (at < 0 || at >= size || !Number.isInteger(at)) throw new RangeError(`position [${index.join(", ")}] is outside [${t.shape.join(", ")}]`);
+    if (at < 0 || at >= size || !Number.isInteger(at))
+      throw new RangeError(`position [${index.join(", ")}] is outside [${t.shape.join(", ")}]`);
     linear = linear * size + at;
   }
   return item(t.data, linear);

@@ -1,7 +1,7 @@
 // How property tests run: how many cases, from which seed, and what a failure says. `UHD_PROPERTY_RUNS` sets the
 // number of cases (at least 200 otherwise) and `UHD_PROPERTY_SEED` repeats a run.
 
-import fc from "fast-check";
+import * as fc from "fast-check";
 
 /** Cases for each property. */
 export const runs = Math.max(1, Number(process.env.UHD_PROPERTY_RUNS ?? 200) || 200);

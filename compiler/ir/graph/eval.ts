@@ -15,7 +15,12 @@ export interface ConcreteTensor {
 }
 
 /** The meaning of one op; `out` is the concrete type of its result. */
-export type ReferenceFunction = (op: string, operands: readonly ConcreteTensor[], attrs: Attrs, out: { readonly dtype: DType; readonly shape: readonly number[] }) => ConcreteTensor;
+export type ReferenceFunction = (
+  op: string,
+  operands: readonly ConcreteTensor[],
+  attrs: Attrs,
+  out: { readonly dtype: DType; readonly shape: readonly number[] },
+) => ConcreteTensor;
 
 export interface GraphInputs {
   readonly inputs?: Readonly<Record<string, ConcreteTensor>>;
@@ -56,7 +61,8 @@ function bindSymbols(graph: Graph, given: GraphInputs): DimEnv {
     return value === undefined ? [] : [{ node, value }];
   });
   for (const { node, value } of pairs) {
-    if (value.dtype !== node.type.dtype || value.shape.length !== node.type.shape.length) throw new GraphError(`${nodeText(node)} was given ${value.dtype}[${value.shape.join(", ")}]`);
+    if (value.dtype !== node.type.dtype || value.shape.length !== node.type.shape.length)
+      throw new GraphError(`${nodeText(node)} was given ${value.dtype}[${value.shape.join(", ")}]`);
     for (const [i, size] of node.type.shape.entries()) {
       const name = dimSymbols(size)[0];
       const found = value.shape[i];
@@ -65,7 +71,8 @@ function bindSymbols(graph: Graph, given: GraphInputs): DimEnv {
   }
   for (const { node, value } of pairs) {
     const shape = node.type.shape.map((d) => dimEval(d, env));
-    if (shape.some((n, i) => n !== value.shape[i])) throw new GraphError(`${nodeText(node)} was given [${value.shape.join(", ")}], which is not [${shape.join(", ")}]`);
+    if (shape.some((n, i) => n !== value.shape[i]))
+      throw new GraphError(`${nodeText(node)} was given [${value.shape.join(", ")}], which is not [${shape.join(", ")}]`);
   }
   return env;
 }
@@ -107,7 +114,9 @@ export function evalGraph(graph: Graph, reference: ReferenceFunction, given: Gra
     }
     if (value === undefined) throw new GraphError(`no value was given for ${nodeText(node)}`);
     if (value.dtype !== type.dtype || value.shape.length !== shape.length || value.shape.some((n, i) => n !== shape[i])) {
-      throw new GraphError(`${nodeText(node)} has the value ${value.dtype}[${value.shape.join(", ")}], not ${typeText(node.type)} = [${shape.join(", ")}]`);
+      throw new GraphError(
+        `${nodeText(node)} has the value ${value.dtype}[${value.shape.join(", ")}], not ${typeText(node.type)} = [${shape.join(", ")}]`,
+      );
     }
     values.set(node.id, value);
   }
@@ -122,6 +131,7 @@ export function evalGraph(graph: Graph, reference: ReferenceFunction, given: Gra
 function constantTensor(type: { readonly dtype: DType; readonly shape: readonly number[] }, data: readonly number[]): ConcreteTensor {
   const count = type.shape.reduce((a, b) => a * b, 1);
   const only = data[0];
-  if (data.length !== count && (data.length !== 1 || only === undefined)) throw new GraphError(`${data.length} numbers do not fill [${type.shape.join(", ")}]`);
+  if (data.length !== count && (data.length !== 1 || only === undefined))
+    throw new GraphError(`${data.length} numbers do not fill [${type.shape.join(", ")}]`);
   return { ...type, data: data.length === count ? Float64Array.from(data) : new Float64Array(count).fill(only ?? NaN) };
 }

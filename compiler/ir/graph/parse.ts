@@ -32,7 +32,11 @@ class Cursor {
 
   fail(expected: string): never {
     const rest = this.#text.slice(this.#at, this.#at + 20);
-    throw new GraphParseError(`expected ${expected}, found ${rest === "" ? "the end of the line" : JSON.stringify(rest)}`, this.#line, this.#at + 1);
+    throw new GraphParseError(
+      `expected ${expected}, found ${rest === "" ? "the end of the line" : JSON.stringify(rest)}`,
+      this.#line,
+      this.#at + 1,
+    );
   }
 
   /** The match of a sticky pattern at this place, after spaces. */
@@ -253,7 +257,8 @@ export function parseGraph(text: string): Graph {
     else c.fail("a value, symbol, host, span, output or update");
     c.end();
   }
-  if (name === undefined || !closed) throw new GraphParseError(name === undefined ? "there is no graph" : "the graph is not closed", lines.length, 1);
+  if (name === undefined || !closed)
+    throw new GraphParseError(name === undefined ? "there is no graph" : "the graph is not closed", lines.length, 1);
   return { name, symbols, host, nodes, outputs, updates };
 }
 

@@ -13,7 +13,9 @@ export function numberText(value: number): string {
 
 /** JSON in which numbers that JSON lacks are written as strings under the key `$number`. */
 export function jsonText(value: unknown): string {
-  return JSON.stringify(value, (_key, v: unknown) => (typeof v === "number" && (!Number.isFinite(v) || Object.is(v, -0)) ? { $number: numberText(v) } : v));
+  return JSON.stringify(value, (_key, v: unknown) =>
+    typeof v === "number" && (!Number.isFinite(v) || Object.is(v, -0)) ? { $number: numberText(v) } : v,
+  );
 }
 
 function isDim(value: AttrValue): value is Dim {
@@ -47,7 +49,12 @@ function definition(node: GraphNode): string {
     case "state":
       return `${node.kind} ${JSON.stringify(node.name)}`;
     case "param": {
-      const init = node.init === undefined ? "" : node.init.kind === "constant" ? ` ~ constant(${numberText(node.init.value)})` : ` ~ normal(${numberText(node.init.std)})`;
+      const init =
+        node.init === undefined
+          ? ""
+          : node.init.kind === "constant"
+            ? ` ~ constant(${numberText(node.init.value)})`
+            : ` ~ normal(${numberText(node.init.std)})`;
       return `param ${JSON.stringify(node.name)}${init}`;
     }
     case "constant":

@@ -107,7 +107,9 @@ function checkNode(node: GraphNode, types: ReadonlyMap<ValueId, TensorType>, typ
       } catch (error) {
         if (!(error instanceof Error)) throw error;
         const attrs = Object.entries(node.attrs).map(([name, value]) => `${name}: ${attrText(value)}`);
-        at(`${error.message} (operands ${operands.map((t) => (t === undefined ? "?" : typeText(t))).join(", ")}${attrs.length > 0 ? `; ${attrs.join(", ")}` : ""})`);
+        at(
+          `${error.message} (operands ${operands.map((t) => (t === undefined ? "?" : typeText(t))).join(", ")}${attrs.length > 0 ? `; ${attrs.join(", ")}` : ""})`,
+        );
       }
       return;
     }

@@ -9,7 +9,20 @@ export class ExprTypeError extends Error {
   override readonly name = "ExprTypeError";
 }
 
-const f32Only: ReadonlySet<UnaryOp> = new Set(["exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "erf", "floor", "ceil", "round", "trunc"]);
+const f32Only: ReadonlySet<UnaryOp> = new Set([
+  "exp",
+  "log",
+  "sqrt",
+  "rsqrt",
+  "sin",
+  "cos",
+  "tanh",
+  "erf",
+  "floor",
+  "ceil",
+  "round",
+  "trunc",
+]);
 const comparisons: ReadonlySet<BinaryOp> = new Set(["eq", "ne", "lt", "le", "gt", "ge"]);
 const i32Only: ReadonlySet<BinaryOp> = new Set(["bitand", "bitor", "bitxor", "shl", "shr"]);
 
