@@ -146,6 +146,11 @@ export function checkPlan(plan: unknown, where: string): asserts plan is Plan {
     if (b.place.k === "table" && p.tables[b.place.table] === undefined) fail(`buffer ${b.name} holds a table that the plan does not have`);
   }
   for (const entry of [...p.inputs, ...p.outputs, ...p.params, ...p.states]) buffer(entry.buffer, entry.name);
+  for (const { name, buffer: id, dtype, shape } of p.params) {
+    const own = p.buffers[id];
+    if (own?.dtype !== dtype || !Array.isArray(shape) || own.shape.join() !== shape.join())
+      fail(`parameter ${name} is not what its buffer holds`);
+  }
   for (const s of p.states) if (s.update !== undefined) buffer(s.update, s.name);
   const kernels = new Map(p.kernels.map((k) => [k.name, k]));
   for (const step of [...p.prepare, ...p.steps]) {

@@ -181,6 +181,20 @@ describe("a session", () => {
     ]);
   });
 
+  test("keeps a state from run to run, beginning with zeros", async () => {
+    const counting: Plan = {
+      ...handPlan,
+      buffers: [...handPlan.buffers, f32("s", ["4"], { k: "state" }), f32("next", ["4"], { k: "output" })],
+      states: [{ name: "s", buffer: 8, update: 9 }],
+      outputs: [...handPlan.outputs, { name: "next", buffer: 9 }],
+      steps: [...handPlan.steps, affine(8, 9, "4", "count")],
+    };
+    await using session = await create({}, counting);
+    const seen: number[] = [];
+    for (let i = 0; i < 4; i++) seen.push(Number((await session.run({ x: tensor(1) })).outputs["next"]?.data[3]));
+    expect(seen).toEqual([1, 3, 7, 15]);
+  });
+
   test("gives a parameter's place back when only packing needed it", () => {
     // a is read by `prepare` alone, so it is not among what stays.
     expect(weightsMemory(handPlan)).toEqual({ kept: 16 + 24, peak: 16 + 24 + 16 });
@@ -414,6 +428,7 @@ describe("an artefact", () => {
       [{ ...handPlan, steps: [{ ...step, kernel: "none" }] }, /runs kernel none/],
       [{ ...handPlan, steps: [{ k: "jump" }] }, /unknown kind "jump"/],
       [{ ...handPlan, outputs: [{ name: "y", buffer: -1 }] }, /y uses buffer -1/],
+      [{ ...handPlan, params: handPlan.params.map((p) => ({ ...p, shape: [7] })) }, /parameter a is not what its buffer holds/],
       [{ ...handPlan, tables: [] }, /holds a table that the plan does not have/],
     ];
     for (const [plan, message] of bad) {

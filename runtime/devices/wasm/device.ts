@@ -28,7 +28,7 @@ const patience = 12;
 /** How much a thread takes at once, in milliseconds: short enough for balance and for new, faster code to be picked up. */
 const chunkTime = 0.15;
 /** Below this much work (in milliseconds of one thread) waking others costs more than it saves. */
-const worthSharing = 0.02;
+const worthSharing = 0.03;
 /** NEXT counts past the last unit by a chunk a thread and must stay an i32. */
 const maximumUnits = 2 ** 24;
 /** What one thread does per millisecond, roughly: operations and bytes. */
