@@ -37,7 +37,7 @@ export const specials: readonly number[] = [
   Math.fround(1e-45),
   Math.fround(-1.2e-38),
   Math.fround(3.4e38),
-  -8388608.5,
+  -4194304.5,
   16777216,
 ];
 

@@ -116,7 +116,7 @@ export const activationOps = {
     float: (x) => x * sigmoid64(1.702 * x),
     build: (emit, x) => mul(emit, x, logistic(emit, scale(emit, x, 1.702))),
     work: 6,
-    tolerance: few(40, "An exp of an argument that was rounded, up to 40 in size, and three roundings.", 2e-37),
+    tolerance: few(64, "An exp of an argument that was rounded, up to 40 in size, and three roundings.", 2e-37),
   }),
   relu: activation({
     name: "relu",
