@@ -203,6 +203,23 @@ describe("the WebAssembly device", () => {
     expect(results[2]).toEqual(results[0]);
   });
 
+  test("never mixes up jobs that follow each other at once, with more threads than cores", async () => {
+    const { d, module } = await device({ threads: 5 });
+    const jobs = 3000;
+    const units = 24;
+    const y = d.alloc(4 * units);
+    const log = d.alloc(4 * units * jobs);
+    const commands = Array.from({ length: jobs }, (_, job): Command[] => [
+      dispatch(module, "count", [y], [job % 7], units),
+      { k: "copy", from: { buffer: y, offset: 0, bytes: 4 * units }, to: { buffer: log, offset: 4 * units * job, bytes: 4 * units } },
+    ]).flat();
+    for (let round = 0; round < 3; round++) {
+      await d.submit(commands);
+      const got = await ints(d, log);
+      expect(got.findIndex((v, i) => v !== Math.floor(i / units) % 7)).toBe(-1);
+    }
+  });
+
   test("refuses modules that are damaged or import no memory, and kernels that are not there", async () => {
     const { d, module } = await device({ threads: 2 });
     await expect(d.load({ wasm: { plain: new Uint8Array() } })).rejects.toThrow(ArtefactError);
