@@ -75,6 +75,7 @@ export interface Device extends AsyncDisposable {
    * their own. Valid until the next `alloc`.
    */
   view(buffer: DeviceBuffer, offset: number, bytes: number): Uint8Array | undefined;
+  /** The same bytes (the same array) are loaded once. */
   load(code: KernelCode): Promise<KernelModule>;
   submit(commands: readonly Command[], options?: SubmitOptions): Promise<void>;
   /** Resolves when everything submitted before has finished. */

@@ -229,6 +229,13 @@ describe("the WebAssembly device", () => {
     expect(() => withSharedMemory(new Uint8Array([1, 2, 3]), true)).toThrow(ArtefactError);
   });
 
+  test("loads the same bytes once", async () => {
+    const { d } = await device({ threads: 2 });
+    const plain = handKernels();
+    expect(await d.load({ wasm: { plain } })).toBe(await d.load({ wasm: { plain } }));
+    expect(await d.load({ wasm: { plain: handKernels() } })).not.toBe(await d.load({ wasm: { plain } }));
+  });
+
   test("takes the plain module where relaxed instructions are unknown", async () => {
     const broken = handKernels();
     broken[broken.length - 1] = 0xff;

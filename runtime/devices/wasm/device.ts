@@ -77,6 +77,8 @@ export class WasmDevice implements Device {
   readonly #simd: SimdChoice;
   readonly #words: Int32Array;
   readonly #functions: KernelFunction[] = [];
+  /** Modules by their bytes' identity: many sessions of one artefact share one. */
+  readonly #loaded = new WeakMap<Uint8Array, KernelModule>();
   /** Kernels that have run: the first chunk of a new one is a single unit, so that compiling starts at once. */
   readonly #warm = new Set<number>();
   #scratch: { address: number; stride: number } = { address: 0, stride: 0 };
@@ -154,6 +156,8 @@ export class WasmDevice implements Device {
   /** Throws ArtefactError for a module that does not fit, DeviceError for one this engine cannot run. */
   load(code: KernelCode): Promise<KernelModule> {
     return this.#serial(async () => {
+      const known = this.#loaded.get(code.wasm.plain);
+      if (known !== undefined) return known;
       const bytes = chooseVariant(code.wasm, this.#simd, this.#team !== undefined);
       const module = await WebAssembly.compile(bytes);
       const names = WebAssembly.Module.exports(module)
@@ -168,7 +172,9 @@ export class WasmDevice implements Device {
       const first = this.#functions.length;
       this.#functions.push(...names.map((name) => instance.exports[name] as KernelFunction));
       await this.#team?.load(module, first, names);
-      return new WasmModule(new Map(names.map((name, i) => [name, first + i])));
+      const loaded = new WasmModule(new Map(names.map((name, i) => [name, first + i])));
+      this.#loaded.set(code.wasm.plain, loaded);
+      return loaded;
     });
   }
 
