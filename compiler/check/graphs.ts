@@ -1,0 +1,222 @@
+// Elaboration of graphs, and the check of each module's definition alone: its arguments and implicit sizes
+// are symbols there, so a mistake is found even when no graph uses the module.
+
+import { dim, dimSymbol, type Dim } from "../ir/dim.ts";
+import { GraphBuilder } from "../ir/graph/build.ts";
+import type { Graph } from "../ir/graph/types.ts";
+import type { HostExpr, HostFunction } from "../ir/plan/host.ts";
+import { typeRule } from "../../ops/index.ts";
+import type { DimExpr, ForwardItem } from "../syntax/ast.ts";
+import { constantOf } from "./constants.ts";
+import { Namer, Scope, symbolValue, type Build, type Cx, type Entity, type HostVal, type ModuleEntity } from "./context.ts";
+import { hostExpr } from "./expr.ts";
+import { hostTypeOf } from "./items.ts";
+import { forwardBody, instantiate } from "./modules.ts";
+import { declaredType, dtypeOf, implicitName } from "./shapes.ts";
+
+function newBuild(name: string, abstract: boolean): Build {
+  return {
+    builder: new GraphBuilder(name, typeRule),
+    namer: new Namer(),
+    bindings: [],
+    params: new Map(),
+    tables: new Map(),
+    ragged: new Map(),
+    symbols: new Map(),
+    known: new Map(),
+    origins: new Map(),
+    calls: [],
+    modules: [],
+    abstract,
+    loose: new Set(),
+    nodes: 0,
+  };
+}
+
+/** Declares the implicit sizes of one parameter as symbols with their bounds. */
+function declareSizes(cx: Cx, build: Build, dims: readonly DimExpr[], scope: Scope): void {
+  for (const d of dims) {
+    const name = implicitName(d, scope);
+    if (name !== undefined) {
+      const [lower, upper] = d.bounds === undefined ? [0, undefined] : boundsOf(cx, d, scope);
+      const size = build.builder.symbol(build.namer.fresh(name), lower, upper);
+      scope.define(name, symbolValue(size.text), d.span);
+      build.origins.set(size.text, { span: d.span, what: `${name} is a size of the signature` });
+    } else if (d.bounds !== undefined && !(d.value.kind === "name" && scope.names.has(d.value.name))) {
+      cx.report.error("UHD0308", d.bounds.span, "only a size that the signature introduces has bounds");
+    }
+  }
+}
+
+function boundsOf(cx: Cx, d: DimExpr, scope: Scope): readonly [number, number | undefined] {
+  if (d.bounds?.kind !== "range") {
+    if (d.bounds !== undefined) cx.report.error("UHD0308", d.bounds.span, "the bounds of a size are a range", { expected: "1..=20000" });
+    return [0, undefined];
+  }
+  const ends = [d.bounds.from, d.bounds.to].map((e) => {
+    const v = hostExpr(cx, e, scope);
+    const known = v === undefined ? undefined : constantOf(cx, v, e.span);
+    if (v !== undefined && (typeof known !== "number" || !Number.isInteger(known) || known < 0)) {
+      cx.report.error("UHD0308", e.span, "a bound is an integer known at compile time", {
+        expected: "0 or more",
+        found: known === undefined ? "a value of each run" : JSON.stringify(known),
+      });
+    }
+    return typeof known === "number" ? known : undefined;
+  });
+  const [lower = 0, to] = ends;
+  const upper = to === undefined || d.bounds.inclusive ? to : to - 1;
+  if (upper !== undefined && upper < lower)
+    cx.report.error("UHD0308", d.bounds.span, "no size is within these bounds", { found: `${lower} to ${upper}` });
+  return [lower, upper];
+}
+
+/** One segment, for `T~` in a graph's signature. */
+function oneSegment(build: Build, name: string, size: Dim, over: Dim, lengths: HostExpr): void {
+  build.ragged.set(size.text, { name, over, lengths });
+}
+
+/** The graph, or undefined when it has an error. */
+export function elaborateGraph(cx: Cx, entity: Extract<Entity, { k: "graph" }>): Graph | undefined {
+  const { item, unit } = entity;
+  const build = newBuild(item.name.name, false);
+  const before = cx.report.errors;
+  cx.build = build;
+  const scope = new Scope(unit, build.namer);
+  for (const p of item.params) {
+    if (p.type.kind === "tensor") declareSizes(cx, build, p.type.dims, scope);
+    else if (p.type.kind !== "error")
+      cx.report.error("UHD0306", p.type.span, "an input of a graph is a tensor", {
+        expected: "f32[…]",
+        help: "a setting is a config, a number at each run is a tensor such as i32[]",
+      });
+    if (p.value !== undefined) cx.report.error("UHD0209", p.value.span, "inputs of graphs have no defaults");
+  }
+  for (const p of item.params) {
+    const type = p.type.kind === "tensor" ? declaredType(cx, p.type, scope) : undefined;
+    const seen = scope.names.get(p.name.name);
+    if (seen !== undefined)
+      cx.report.error("UHD0102", p.name.span, `${p.name.name} is declared twice`, {
+        notes: [{ span: seen.span, message: "it is declared here" }],
+      });
+    if (type === undefined) {
+      scope.define(p.name.name, { k: "error" }, p.name.span);
+      continue;
+    }
+    if (p.type.kind === "tensor") {
+      p.type.dims.forEach((d, i) => {
+        const size = type.shape[i];
+        if (d.ragged && size !== undefined) oneSegment(build, size.text, size, dim(1), { k: "list", items: [symbolOrLiteral(size)] });
+      });
+    }
+    build.builder.at([p.span]);
+    scope.define(p.name.name, { k: "tensor", id: build.builder.input(p.name.name, type) }, p.name.span);
+  }
+  const value = forwardBody(
+    cx,
+    build,
+    { kind: "forward", name: item.name, params: item.params, results: item.results, body: item.body, span: item.span },
+    scope,
+  );
+  const values = item.results.length === 1 ? [value] : value.k === "tuple" ? value.items : [];
+  const names = new Set<string>();
+  item.results.forEach((r, i) => {
+    const name = r.name?.name ?? (item.results.length === 1 ? "output" : `output${i}`);
+    if (names.has(name)) cx.report.error("UHD0102", r.span, `the output ${name} is declared twice`);
+    names.add(name);
+    const v = values[i];
+    if (v?.k === "tensor") build.builder.output(name, v.id);
+  });
+  cx.build = undefined;
+  if (cx.report.errors > before) return undefined;
+  const tables = build.builder.build().nodes.flatMap((n) => (n.kind === "table" ? [n.value] : []));
+  build.builder.setHost({ functions: reachable(cx, [...build.bindings.map((b) => b.value), ...tables]), bindings: build.bindings });
+  return build.builder.build();
+}
+
+function symbolOrLiteral(size: Dim): HostExpr {
+  return size.monomials.every((m) => m.atoms.length === 0)
+    ? { k: "lit", v: size.monomials[0]?.coefficient ?? 0 }
+    : { k: "var", name: size.text };
+}
+
+/** The functions that expressions call, with those that these call, in order of declaration. */
+export function reachable(cx: Cx, from: readonly HostExpr[]): readonly HostFunction[] {
+  const found = new Set<string>();
+  const visit = (x: unknown): void => {
+    if (typeof x !== "object" || x === null) return;
+    if (Array.isArray(x)) {
+      for (const y of x) visit(y);
+      return;
+    }
+    if ("k" in x && x.k === "call" && "fn" in x && typeof x.fn === "string" && !found.has(x.fn)) {
+      const f = cx.functions.get(x.fn);
+      if (f !== undefined) {
+        found.add(x.fn);
+        visit(f.body);
+      }
+    }
+    for (const y of Object.values(x)) visit(y);
+  };
+  visit(from);
+  return [...cx.functions.values()].filter((f) => found.has(f.name));
+}
+
+/** Checks a module's definition with symbols for its arguments. */
+export function checkDefinition(cx: Cx, entity: ModuleEntity): void {
+  const { item, unit } = entity;
+  const build = newBuild(item.name.name, true);
+  cx.build = build;
+  const args = new Map<string, HostVal>();
+  for (const p of item.params) {
+    const type = hostTypeOf(cx, p.type, unit);
+    const name = build.namer.fresh(p.name.name);
+    if (type.k === "int") {
+      const size = build.builder.symbol(name);
+      // Where some graph gives the arguments values, those decide what depends on them.
+      if (entity.instantiated) build.loose.add(name);
+      build.origins.set(size.text, { span: p.span, what: `${p.name.name} is an argument of ${item.name.name}` });
+      args.set(p.name.name, symbolValue(name));
+    } else args.set(p.name.name, { k: "host", type, expr: { k: "var", name } });
+  }
+  const uses = cx.report.uses;
+  const instance = instantiate(cx, entity, args, "", item.name.span);
+  cx.report.uses = [];
+  for (const m of item.members) {
+    if (m.kind === "param") void instance.scope.names.get(m.name.name)?.value;
+    if (m.kind === "forward") checkForward(cx, build, m, instance.scope.inner(), item.name.name);
+  }
+  cx.report.uses = uses;
+  cx.build = undefined;
+}
+
+function checkForward(cx: Cx, build: Build, forward: ForwardItem, scope: Scope, module: string): void {
+  build.modules = [module];
+  for (const p of forward.params) if (p.type.kind === "tensor") declareSizes(cx, build, p.type.dims, scope);
+  for (const p of forward.params) {
+    if (scope.names.has(p.name.name)) cx.report.error("UHD0102", p.name.span, `${p.name.name} is declared twice`);
+    if (p.type.kind !== "tensor") {
+      const type = hostTypeOf(cx, p.type, scope.unit);
+      const name = build.namer.fresh(p.name.name);
+      if (type.k === "int") build.loose.add(name);
+      scope.define(p.name.name, type.k === "int" ? symbolValue(name) : { k: "host", type, expr: { k: "var", name } }, p.name.span);
+      continue;
+    }
+    dtypeOf(cx, p.type);
+    const type = declaredType(cx, p.type, scope);
+    if (type === undefined) {
+      scope.define(p.name.name, { k: "error" }, p.name.span);
+      continue;
+    }
+    p.type.dims.forEach((d, i) => {
+      const size = type.shape[i];
+      if (!d.ragged || size === undefined || build.ragged.has(size.text)) return;
+      // Ragged dimensions of one signature share their segments unless a call shows otherwise.
+      oneSegment(build, size.text, size, dimSymbol(`${size.text}.segments`), { k: "var", name: `${size.text}.lengths` });
+    });
+    build.builder.at([p.span]);
+    scope.define(p.name.name, { k: "tensor", id: build.builder.input(p.name.name, type) }, p.name.span);
+  }
+  forwardBody(cx, build, forward, scope);
+  build.modules = [];
+}

@@ -1,0 +1,80 @@
+// Collects diagnostics: each mistake once, however many instances of a module show it. Does not print.
+
+import type { Diagnostic, Note } from "../diagnostics/index.ts";
+import type { Span } from "../ir/loc.ts";
+
+export interface Details {
+  readonly expected?: string | undefined;
+  readonly found?: string | undefined;
+  readonly notes?: readonly Note[];
+  readonly help?: string | undefined;
+}
+
+/** After this many errors the rest would not be read. */
+const maximumErrors = 200;
+
+export class Reporter {
+  readonly #seen = new Set<string>();
+  readonly #all: Diagnostic[] = [];
+  /** While positive, errors are dropped (a second look at code that was reported). */
+  #muted = 0;
+  /** Called for each error that is new or repeated: an elaboration that had one gives no graph. */
+  errors = 0;
+  /** Where the code being checked is used, for notes of errors inside modules. */
+  uses: readonly Note[] = [];
+
+  error(code: string, span: Span, message: string, details: Details = {}): void {
+    if (this.#muted > 0) return;
+    this.errors++;
+    this.#add("error", code, span, message, details);
+  }
+
+  warning(code: string, span: Span, message: string, details: Details = {}): void {
+    if (this.#muted === 0) this.#add("warning", code, span, message, details);
+  }
+
+  #add(severity: "error" | "warning", code: string, span: Span, message: string, d: Details): void {
+    const key = `${severity} ${code} ${span.file}:${span.start}-${span.end}`;
+    if (this.#seen.has(key) || this.#all.length >= maximumErrors) return;
+    this.#seen.add(key);
+    this.#all.push({
+      severity,
+      code,
+      span,
+      message,
+      ...(d.expected === undefined ? {} : { expected: d.expected }),
+      ...(d.found === undefined ? {} : { found: d.found }),
+      notes: [...(d.notes ?? []), ...(severity === "error" ? this.uses.slice(0, 1) : [])],
+      ...(d.help === undefined ? {} : { help: d.help }),
+    });
+  }
+
+  /** Diagnostics of the parser, kept as they are. */
+  adopt(diagnostics: readonly Diagnostic[]): void {
+    for (const d of diagnostics) {
+      if (d.severity === "error") this.errors++;
+      this.#all.push(d);
+    }
+  }
+
+  /** Runs `f` without keeping what it reports. */
+  quietly<R>(f: () => R): R {
+    this.#muted++;
+    try {
+      return f();
+    } finally {
+      this.#muted--;
+    }
+  }
+
+  /** In the order of files as first seen, then of places. */
+  sorted(files: readonly string[]): readonly Diagnostic[] {
+    const place = (d: Diagnostic): number => files.indexOf(d.span.file);
+    return [...this.#all].sort((a, b) => place(a) - place(b) || a.span.start - b.span.start || a.span.end - b.span.end);
+  }
+}
+
+/** ` did you mean …` as a help line. */
+export function didYouMean(near: string | undefined): string | undefined {
+  return near === undefined ? undefined : `did you mean "${near}"?`;
+}

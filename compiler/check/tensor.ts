@@ -1,0 +1,626 @@
+// Operations on tensors: operators and calls become nodes of the graph, with broadcasts inserted, types from
+// the op table, and errors at the argument that does not fit. Modules are in modules.ts.
+
+import { closest } from "../diagnostics/index.ts";
+import { dim, dimAdd, dimConstant, DimError, dimProduct, dimSub, type Dim } from "../ir/dim.ts";
+import { isFloat, type DType } from "../ir/dtype.ts";
+import { typeText } from "../ir/graph/build.ts";
+import type { Attrs, AttrValue, TensorType, ValueId } from "../ir/graph/types.ts";
+import type { Span } from "../ir/loc.ts";
+import type { BinaryOperator, Ident, Subscript, UnaryOperator } from "../syntax/ast.ts";
+import { isOpName, opNames, opOf } from "../../ops/index.ts";
+import { OpTypeError, type AttrSpec, type OpDefinition } from "../../ops/define.ts";
+import { constantOf, sizeOf, undecided } from "./constants.ts";
+import { errorValue, TooLarge, type Build, type Cx, type HostVal, type Scope, type TensorVal, type Value } from "./context.ts";
+import { attentionTables } from "./ragged.ts";
+import { didYouMean } from "./report.ts";
+import { hostTypeText } from "./types.ts";
+
+/** Nodes one graph may have. */
+const maximumNodes = 400_000;
+
+/** An argument with its place, for messages. */
+export interface Placed {
+  readonly value: Value;
+  readonly span: Span;
+}
+
+export const opNameList: readonly string[] = opNames;
+
+export function isOp(name: string): boolean {
+  return isOpName(name);
+}
+
+const operators: Readonly<Partial<Record<BinaryOperator, string>>> = {
+  "+": "add",
+  "-": "sub",
+  "*": "mul",
+  "/": "div",
+  "%": "mod",
+  "**": "pow",
+  "==": "eq",
+  "!=": "ne",
+  "<": "lt",
+  "<=": "le",
+  ">": "gt",
+  ">=": "ge",
+  and: "logical_and",
+  or: "logical_or",
+};
+
+function shapeText(shape: readonly Dim[]): string {
+  return `[${shape.map((d) => d.text).join(", ")}]`;
+}
+
+export function graphOf(cx: Cx): Build {
+  if (cx.build === undefined) throw new Error("tensor code outside a graph");
+  return cx.build;
+}
+
+/** Adds a node at `span`; what does not fit is reported at the operand's place. */
+export function emit(
+  cx: Cx,
+  op: string,
+  operands: readonly { readonly id: ValueId; readonly span: Span }[],
+  attrs: Attrs,
+  span: Span,
+  attrSpans?: ReadonlyMap<string, Span>,
+): Value {
+  const build = graphOf(cx);
+  if (++build.nodes > maximumNodes) throw new TooLarge(span, `the graph has more than ${maximumNodes} operations`);
+  build.builder.at([span, ...build.calls]);
+  try {
+    return {
+      k: "tensor",
+      id: build.builder.op(
+        op,
+        operands.map((o) => o.id),
+        attrs,
+      ),
+    };
+  } catch (error) {
+    if (error instanceof DimError) {
+      cx.report.error("UHD0302", span, `${op}: ${error.message}`);
+      return errorValue;
+    }
+    if (!(error instanceof OpTypeError)) throw error;
+    const types = operands.map((o) => build.builder.typeOf(o.id));
+    const dims = [...types.flatMap((t) => t.shape), ...Object.values(attrs).flatMap(dimsOf)];
+    if (error.operand >= 0 && undecided(cx, dims)) return errorValue;
+    if (error.operand < 0 && undecided(cx, dims) && !/no attribute|needs the attribute|not of type/.test(error.message)) return errorValue;
+    const names = opOf(op).operands;
+    const nameOf = (i: number): string => names[Math.min(i, names.length - 1)]?.name ?? `operand ${i}`;
+    const at = error.operand >= 0 ? (operands[error.operand]?.span ?? span) : (attributeSpan(error.message, attrSpans) ?? span);
+    const other = error.other >= 0 ? operands[error.other] : undefined;
+    cx.report.error(error.operand >= 0 ? "UHD0302" : "UHD0309", at, `${op}: ${named(error.message, nameOf)}`, {
+      expected: error.expected,
+      found: error.found,
+      notes: [
+        ...(other === undefined
+          ? []
+          : [{ span: other.span, message: `${nameOf(error.other)} is ${typeText(build.builder.typeOf(other.id))}` }]),
+        ...originNotes(build, dims),
+        ...(operands.length === 0 ? [] : [{ message: `${op}(${types.map((t, i) => `${nameOf(i)}: ${typeText(t)}`).join(", ")})` }]),
+      ],
+    });
+    return errorValue;
+  }
+}
+
+/** `operand 1` as the op's own name for it. */
+function named(message: string, nameOf: (i: number) => string): string {
+  return message.replace(/operand (\d+)/g, (_, i: string) => nameOf(Number(i)));
+}
+
+function attributeSpan(message: string, spans: ReadonlyMap<string, Span> | undefined): Span | undefined {
+  for (const [name, span] of spans ?? []) if (new RegExp(`\\b${name}\\b`).test(message)) return span;
+  return undefined;
+}
+
+function dimsOf(v: AttrValue): readonly Dim[] {
+  if (typeof v !== "object") return [];
+  if ("monomials" in v) return [v];
+  return (v as readonly (number | Dim)[]).filter((x): x is Dim => typeof x === "object");
+}
+
+/** Where the sizes of a conflict got their values, at most two. */
+export function originNotes(build: Build, dims: readonly Dim[]): readonly { span: Span; message: string }[] {
+  const seen = new Map<string, { span: Span; message: string }>();
+  for (const d of dims) {
+    const origin = build.origins.get(d.text);
+    if (origin !== undefined && !seen.has(d.text)) seen.set(d.text, { span: origin.span, message: origin.what });
+  }
+  return [...seen.values()].slice(0, 2);
+}
+
+/** A host number as a tensor of `shape`: a constant where it is known, a computed scalar otherwise. */
+function scalar(cx: Cx, v: HostVal, span: Span, dtype: DType | undefined, shape: readonly Dim[]): ValueId | undefined {
+  const build = graphOf(cx);
+  if (v.type.k !== "int" && v.type.k !== "float" && v.type.k !== "bool") {
+    cx.report.error("UHD0306", span, "this is no tensor and no number", { expected: "a tensor or a number", found: hostTypeText(v.type) });
+    return undefined;
+  }
+  const wanted = dtype ?? (v.type.k === "bool" ? "bool" : v.type.k === "int" ? "i32" : "f32");
+  const wrong = (v.type.k === "float" && !isFloat(wanted)) || (v.type.k === "bool") !== (wanted === "bool");
+  if (wrong) {
+    cx.report.error("UHD0304", span, `a ${v.type.k} does not go with a tensor of ${wanted}`, {
+      expected: wanted,
+      found: hostTypeText(v.type),
+      help: `cast(x, ${v.type.k === "bool" ? "bool" : "f32"}) converts the tensor`,
+    });
+    return undefined;
+  }
+  build.builder.at([span, ...build.calls]);
+  const known = constantOf(cx, v, span);
+  if (known !== undefined) return build.builder.constant(wanted, shape, [Number(known)]);
+  if (build.abstract) return build.builder.constant(wanted, shape, [0]);
+  const size = v.type.k === "int" && (wanted === "i32" || wanted === "f32") ? sizeOf(cx, v, span) : undefined;
+  const id =
+    size === undefined
+      ? build.builder.table(build.namer.fresh("scalar"), { dtype: wanted, shape: [] }, v.expr)
+      : build.builder.op("size", [], { value: size, dtype: wanted });
+  return shape.length === 0 ? id : build.builder.op("broadcast", [id], { shape });
+}
+
+/** The shape both broadcast to, aligned at the right; undefined where they do not. */
+function joint(a: readonly Dim[], b: readonly Dim[]): readonly Dim[] | undefined {
+  const rank = Math.max(a.length, b.length);
+  const out: Dim[] = [];
+  for (let i = 1; i <= rank; i++) {
+    const x = a[a.length - i];
+    const y = b[b.length - i];
+    if (x === undefined || y === undefined) out.unshift(x ?? y ?? dim(1));
+    else if (x.text === y.text || dimConstant(y) === 1) out.unshift(x);
+    else if (dimConstant(x) === 1) out.unshift(y);
+    else return undefined;
+  }
+  return out;
+}
+
+function broadcast(cx: Cx, id: ValueId, shape: readonly Dim[], span: Span): ValueId | undefined {
+  const type = graphOf(cx).builder.typeOf(id);
+  if (shapeText(type.shape) === shapeText(shape)) return id;
+  const made = emit(cx, "broadcast", [{ id, span }], { shape }, span);
+  return made.k === "tensor" ? made.id : undefined;
+}
+
+/** Applies an elementwise op after bringing its operands to one shape; numbers become tensors. */
+function elementwise(cx: Cx, op: string, args: readonly Placed[], attrs: Attrs, span: Span, symbol: string): Value {
+  const build = graphOf(cx);
+  const tensors = args.filter((a): a is { value: TensorVal; span: Span } => a.value.k === "tensor");
+  const types = tensors.map((t) => build.builder.typeOf(t.value.id));
+  let shape: readonly Dim[] = types[0]?.shape ?? [];
+  for (const [i, t] of types.entries()) {
+    const both = joint(shape, t.shape);
+    if (both === undefined) {
+      const first = types[0] ?? t;
+      if (undecided(cx, [...shape, ...t.shape])) return errorValue;
+      cx.report.error("UHD0303", span, `${symbol}: these shapes do not go together`, {
+        expected: `${shapeText(shape)}, or sizes of 1`,
+        found: shapeText(t.shape),
+        notes: [
+          { span: tensors[0]?.span ?? span, message: `this is ${typeText(first)}` },
+          { span: tensors[i]?.span ?? span, message: `this is ${typeText(t)}` },
+          ...originNotes(build, [...first.shape, ...t.shape]),
+        ],
+      });
+      return errorValue;
+    }
+    shape = both;
+  }
+  // select's condition does not decide the element type of its branches.
+  const leading = op === "select" ? tensors.find((t) => t !== args[0]) : tensors[0];
+  const dtype = leading === undefined ? undefined : build.builder.typeOf(leading.value.id).dtype;
+  for (const [i, t] of tensors.entries()) {
+    const other = types[i];
+    if (op === "select" && t === args[0]) continue;
+    if (other !== undefined && dtype !== undefined && other.dtype !== dtype) {
+      cx.report.error("UHD0304", t.span, `${symbol}: the element types differ`, {
+        expected: dtype,
+        found: typeText(other),
+        notes:
+          leading === undefined ? [] : [{ span: leading.span, message: `this is ${typeText(build.builder.typeOf(leading.value.id))}` }],
+        help: `cast(x, ${dtype}) converts`,
+      });
+      return errorValue;
+    }
+  }
+  const ids: { id: ValueId; span: Span }[] = [];
+  for (const a of args) {
+    const id =
+      a.value.k === "tensor"
+        ? broadcast(cx, a.value.id, shape, a.span)
+        : a.value.k === "host"
+          ? scalar(cx, a.value, a.span, op === "select" && a === args[0] ? "bool" : dtype, shape)
+          : notTensor(cx, a);
+    if (id === undefined) return errorValue;
+    ids.push({ id, span: a.span });
+  }
+  return emit(cx, op, ids, attrs, span);
+}
+
+function notTensor(cx: Cx, a: Placed): undefined {
+  if (a.value.k !== "error") {
+    cx.report.error("UHD0306", a.span, "this is not a tensor", {
+      expected: "a tensor",
+      found: a.value.k === "host" ? hostTypeText(a.value.type) : a.value.k === "tuple" ? "a tuple" : a.value.k,
+      help: a.value.k === "instance" ? "call it: name(x)" : undefined,
+    });
+  }
+  return undefined;
+}
+
+export function unaryTensor(cx: Cx, operator: UnaryOperator, a: TensorVal, aSpan: Span, span: Span): Value {
+  return emit(cx, operator === "-" ? "neg" : "logical_not", [{ id: a.id, span: aSpan }], {}, span);
+}
+
+export function binaryTensor(cx: Cx, operator: BinaryOperator, a: Placed, b: Placed, span: Span): Value {
+  if (operator === "@") return product(cx, a, b, span);
+  const op = operators[operator];
+  if (op === undefined) {
+    cx.report.error("UHD0202", span, `${operator} divides integers of shape code, not tensors`, { help: "floor(a / b)" });
+    return errorValue;
+  }
+  return elementwise(cx, op, [a, b], {}, span, operator);
+}
+
+/** `a @ b`: leading dimensions of the larger one are kept; a matrix on the right serves all of them. */
+function product(cx: Cx, a: Placed, b: Placed, span: Span): Value {
+  const build = graphOf(cx);
+  if (a.value.k !== "tensor") return notTensor(cx, a) ?? errorValue;
+  if (b.value.k !== "tensor") return notTensor(cx, b) ?? errorValue;
+  const [x, y] = [build.builder.typeOf(a.value.id).shape, build.builder.typeOf(b.value.id).shape];
+  let left: Value = a.value;
+  const right: Value = b.value;
+  if (x.length > 2 && y.length === 2) {
+    left = emit(cx, "reshape", [{ id: a.value.id, span: a.span }], { shape: [dimProduct(x.slice(0, -1)), x.at(-1) ?? dim(1)] }, span);
+    if (left.k !== "tensor") return errorValue;
+    const flat = emit(
+      cx,
+      "matmul",
+      [
+        { id: left.id, span: a.span },
+        { id: b.value.id, span: b.span },
+      ],
+      { transpose_a: false, transpose_b: false },
+      span,
+    );
+    return flat.k === "tensor"
+      ? emit(cx, "reshape", [{ id: flat.id, span }], { shape: [...x.slice(0, -1), y[1] ?? dim(1)] }, span)
+      : errorValue;
+  }
+  if (x.length === 2 && y.length > 2) {
+    const id = broadcast(cx, a.value.id, [...y.slice(0, -2), ...x], a.span);
+    left = id === undefined ? errorValue : { k: "tensor", id };
+  }
+  if (left.k !== "tensor" || right.k !== "tensor") return errorValue;
+  return emit(
+    cx,
+    "matmul",
+    [
+      { id: left.id, span: a.span },
+      { id: right.id, span: b.span },
+    ],
+    { transpose_a: false, transpose_b: false },
+    span,
+  );
+}
+
+interface Given extends Placed {
+  readonly name: Ident | undefined;
+}
+
+/** A call of an operation by its name: tensors by place or name, attributes by name or by place behind the tensors. */
+export function opCall(cx: Cx, name: string, args: readonly Given[], span: Span, nameSpan: Span): Value {
+  const op = opOf(name);
+  const operands: (Placed | undefined)[] = [];
+  const attrs: Record<string, AttrValue> = {};
+  const attrSpans = new Map<string, Span>();
+  const given = new Map<string, Span>();
+  const required = op.operands.filter((o) => o.optional !== true).length;
+  let free = op.attrs;
+  for (const a of args) {
+    const before = a.name === undefined ? undefined : given.get(a.name.name);
+    if (before !== undefined && a.name !== undefined) {
+      cx.report.error("UHD0102", a.name.span, `${a.name.name} is given twice`, { notes: [{ span: before, message: "it is given here" }] });
+      return errorValue;
+    }
+    if (a.name !== undefined) given.set(a.name.name, a.name.span);
+    const operandIndex = a.name === undefined ? -1 : op.operands.findIndex((o) => o.name === a.name?.name);
+    const spec = a.name === undefined ? undefined : op.attrs.find((s) => s.name === a.name?.name);
+    if (operandIndex >= 0) operands[operandIndex] = a;
+    else if (a.name !== undefined && spec === undefined) {
+      const names = [...op.attrs.map((s) => s.name), ...op.operands.map((o) => o.name)];
+      cx.report.error("UHD0106", a.name.span, `${name} has no argument ${a.name.name}`, {
+        expected: names.join(", "),
+        found: a.name.name,
+        help: didYouMean(closest(a.name.name, names)),
+      });
+      return errorValue;
+    } else if (spec !== undefined) {
+      free = free.filter((s) => s !== spec);
+      if (!setAttribute(cx, name, spec, a, attrs, attrSpans)) return errorValue;
+    } else if (
+      a.value.k === "tensor" ||
+      operands.length < required ||
+      (op.kind === "elementwise" && operands.length < op.operands.length) ||
+      op.variadic === true
+    ) {
+      operands.push(a);
+    } else {
+      const next = free[0];
+      if (next === undefined) {
+        cx.report.error("UHD0203", a.span, `${name} takes no more arguments`, { expected: signature(op), notes: [] });
+        return errorValue;
+      }
+      free = free.slice(1);
+      if (!setAttribute(cx, name, next, a, attrs, attrSpans)) return errorValue;
+    }
+  }
+  return place(cx, op, operands, attrs, attrSpans, span, nameSpan);
+}
+
+function signature(op: OpDefinition): string {
+  const attrs = op.attrs.map((a) => `${a.name}: ${a.type}${a.default === undefined ? "" : "?"}`);
+  return `${op.name}(${[...op.operands.map((o) => `${o.name}${o.optional === true ? "?" : ""}`), ...attrs].join(", ")})`;
+}
+
+function place(
+  cx: Cx,
+  op: OpDefinition,
+  operands: (Placed | undefined)[],
+  attrs: Record<string, AttrValue>,
+  attrSpans: ReadonlyMap<string, Span>,
+  span: Span,
+  nameSpan: Span,
+): Value {
+  const build = graphOf(cx);
+  const present = operands.filter((o) => o !== undefined);
+  if (present.length < operands.length) {
+    const missing = op.operands[operands.findIndex((o) => o === undefined)]?.name ?? "an operand";
+    cx.report.error("UHD0203", span, `${op.name} needs ${missing}`, { expected: signature(op) });
+    return errorValue;
+  }
+  const missing = op.attrs.find((s) => s.default === undefined && attrs[s.name] === undefined);
+  if (missing !== undefined) {
+    cx.report.error("UHD0309", nameSpan, `${op.name} needs the attribute ${missing.name}`, {
+      expected: signature(op),
+      found: "nothing",
+      help: `${missing.name}: ${missing.doc}`,
+    });
+    return errorValue;
+  }
+  if (op.kind === "elementwise" && present.length === op.operands.length && present.length > 1)
+    return elementwise(cx, op.name, present, attrs, span, op.name);
+  const ids: { id: ValueId; span: Span }[] = [];
+  for (const o of present) {
+    const id =
+      o.value.k === "tensor"
+        ? o.value.id
+        : o.value.k === "host" && (o.value.type.k === "int" || o.value.type.k === "float")
+          ? scalar(cx, o.value, o.span, undefined, [])
+          : notTensor(cx, o);
+    if (id === undefined) return errorValue;
+    ids.push({ id, span: o.span });
+  }
+  const [q, k] = ids;
+  if (op.name === "attention" && ids.length === 3 && q !== undefined && k !== undefined) {
+    const [tq, tk] = [build.builder.typeOf(q.id).shape[0], build.builder.typeOf(k.id).shape[0]];
+    if (tq !== undefined && tk !== undefined) {
+      const tables = attentionTables(cx, build, tq, tk, q.span, k.span);
+      if (tables === undefined) return errorValue;
+      for (const id of tables) ids.push({ id, span });
+    }
+  }
+  const least = op.operands.filter((o) => o.optional !== true).length;
+  if (ids.length < least || (ids.length > op.operands.length && op.variadic !== true)) {
+    cx.report.error("UHD0203", span, `${op.name} takes ${least}${op.variadic === true ? " or more" : ""} tensor${least === 1 ? "" : "s"}`, {
+      expected: signature(op),
+      found: `${ids.length}`,
+    });
+    return errorValue;
+  }
+  return emit(cx, op.name, ids, attrs, span, attrSpans);
+}
+
+/** Reads an attribute's value. Sizes may be symbolic, all else is known at compile time. */
+function setAttribute(cx: Cx, op: string, spec: AttrSpec, a: Placed, attrs: Record<string, AttrValue>, spans: Map<string, Span>): boolean {
+  spans.set(spec.name, a.span);
+  const value = a.value.k === "host" ? attribute(cx, spec, a.value, a.span) : undefined;
+  if (value === undefined) {
+    if (a.value.k !== "error" && a.value.k !== "host")
+      cx.report.error("UHD0309", a.span, `${spec.name} of ${op} is not a tensor`, {
+        expected: spec.type,
+        found: a.value.k === "tensor" ? "a tensor" : a.value.k,
+        help: spec.doc,
+      });
+    return false;
+  }
+  if (value !== "undecided") attrs[spec.name] = value;
+  return value !== "undecided";
+}
+
+function attribute(cx: Cx, spec: AttrSpec, v: HostVal, span: Span): AttrValue | undefined | "undecided" {
+  const wrong = (): undefined => {
+    cx.report.error("UHD0309", span, `the attribute ${spec.name} has another type`, {
+      expected: {
+        int: "int",
+        float: "float",
+        bool: "bool",
+        string: "string",
+        ints: "a list of ints",
+        dim: "an integer",
+        dims: "a list of integers",
+      }[spec.type],
+      found: hostTypeText(v.type),
+      help: spec.doc,
+    });
+    return undefined;
+  };
+  switch (spec.type) {
+    case "dim":
+      return v.type.k === "int" ? sizeOf(cx, v, span) : wrong();
+    case "dims":
+      return sizes(cx, v, span) ?? (cx.report.errors > 0 && v.type.k === "error" ? undefined : wrong());
+    case "int":
+    case "float":
+    case "bool":
+    case "string": {
+      const ok = spec.type === v.type.k || (spec.type === "float" && v.type.k === "int");
+      if (!ok) return wrong();
+      const known = constantOf(cx, v, span);
+      if (known === undefined) return notKnown(cx, spec, span);
+      return typeof known === "object" ? wrong() : known;
+    }
+    case "ints": {
+      if (v.type.k !== "int" && !(v.type.k === "list" && (v.type.of.k === "int" || v.type.of.k === "never"))) return wrong();
+      const known = constantOf(cx, v, span);
+      if (known === undefined) return notKnown(cx, spec, span);
+      return typeof known === "number" ? [known] : Array.isArray(known) ? (known as readonly number[]) : wrong();
+    }
+    default:
+      return spec.type satisfies never;
+  }
+}
+
+function notKnown(cx: Cx, spec: AttrSpec, span: Span): AttrValue | undefined | "undecided" {
+  if (cx.build?.abstract === true) {
+    // The value does not matter for types, except where it counts axes.
+    return spec.type === "float" ? 1 : spec.type === "bool" ? false : "undecided";
+  }
+  cx.report.error("UHD0309", span, `${spec.name} must be known at compile time`, {
+    expected: spec.type,
+    found: "a value of each run",
+    help: spec.doc,
+  });
+  return undefined;
+}
+
+/** A list of integers as sizes. */
+function sizes(cx: Cx, v: HostVal, span: Span): readonly Dim[] | undefined {
+  if (v.type.k !== "list" && v.type.k !== "tuple") return undefined;
+  const items = v.type.k === "list" ? undefined : v.type.items;
+  if ((v.type.k === "list" && v.type.of.k !== "int" && v.type.of.k !== "never") || items?.some((t) => t.k !== "int") === true)
+    return undefined;
+  const parts = listParts(cx, v);
+  const out = parts?.map((p) => sizeOf(cx, p, span)) ?? [];
+  const good = out.filter((d) => d !== undefined);
+  return parts === undefined || good.length < out.length ? undefined : good;
+}
+
+/** The elements of a list written out; their sizes were computed when it was checked. */
+function listParts(cx: Cx, v: HostVal): readonly HostVal[] | undefined {
+  if (v.parts !== undefined) return v.parts;
+  const known = constantOf(cx, v, { file: "", start: 0, end: 0, line: 1, column: 1, endLine: 1, endColumn: 1 });
+  if (!Array.isArray(known)) return undefined;
+  return known.map((n) => ({
+    k: "host" as const,
+    type: { k: "int" as const },
+    expr: { k: "lit" as const, v: Number(n) },
+    dim: dim(Number(n)),
+  }));
+}
+
+/** `x[a:b, i, :]`. */
+export function subscriptTensor(cx: Cx, x: TensorVal, at: readonly Subscript[], span: Span, xSpan: Span, scope: Scope): Value {
+  const build = graphOf(cx);
+  const rank = build.builder.typeOf(x.id).shape.length;
+  if (at.length > rank) {
+    cx.report.error("UHD0311", span, `${at.length} places in brackets, but the tensor has ${rank} dimension${rank === 1 ? "" : "s"}`, {
+      found: typeText(build.builder.typeOf(x.id)),
+    });
+    return errorValue;
+  }
+  let value: TensorVal = x;
+  const dropped: number[] = [];
+  for (const [axis, s] of at.entries()) {
+    const size = build.builder.typeOf(value.id).shape[axis] ?? dim(1);
+    const next =
+      s.kind === "index" ? indexAxis(cx, value, axis, s, size, at.length, xSpan, scope) : sliceAxis(cx, value, axis, s, size, xSpan, scope);
+    if (next.k !== "tensor") return errorValue;
+    if (s.kind === "index") {
+      const type: TensorType = build.builder.typeOf(next.id);
+      if (type.shape.length !== rank || dimConstant(type.shape[axis] ?? dim(0)) !== 1) return next;
+      dropped.push(axis);
+    }
+    value = next;
+  }
+  if (dropped.length === 0) return value;
+  const shape = build.builder.typeOf(value.id).shape.filter((_, i) => !dropped.includes(i));
+  return emit(cx, "reshape", [{ id: value.id, span: xSpan }], { shape }, span);
+}
+
+/** A position counted from the end where it is a negative constant. */
+function position(cx: Cx, e: Extract<Subscript, { kind: "index" }>["value"], size: Dim, scope: Scope): Dim | undefined {
+  const v = cx.expr(e, scope);
+  if (v.k !== "host") {
+    if (v.k !== "error") cx.report.error("UHD0311", e.span, "a position is an integer", { expected: "int" });
+    return undefined;
+  }
+  const d = sizeOf(cx, v, e.span, "at");
+  const c = d === undefined ? undefined : dimConstant(d);
+  return c !== undefined && c < 0 ? dimAdd(size, dim(c)) : d;
+}
+
+function indexAxis(
+  cx: Cx,
+  x: TensorVal,
+  axis: number,
+  s: Extract<Subscript, { kind: "index" }>,
+  size: Dim,
+  places: number,
+  xSpan: Span,
+  scope: Scope,
+): Value {
+  const v = cx.expr(s.value, scope);
+  if (v.k === "tensor" && axis === 0 && places === 1)
+    return emit(
+      cx,
+      "gather",
+      [
+        { id: x.id, span: xSpan },
+        { id: v.id, span: s.span },
+      ],
+      {},
+      s.span,
+    );
+  if (v.k === "tensor") {
+    cx.report.error("UHD0311", s.span, "a tensor as index stands alone", { expected: "x[index], rows of the first dimension" });
+    return errorValue;
+  }
+  const at = v.k === "host" && v.dim !== undefined ? negative(v.dim, size) : position(cx, s.value, size, scope);
+  if (at === undefined) return errorValue;
+  return emit(cx, "slice", [{ id: x.id, span: xSpan }], { axis, start: at, stop: dimAdd(at, dim(1)), step: 1 }, s.span);
+}
+
+function negative(d: Dim, size: Dim): Dim {
+  const c = dimConstant(d);
+  return c !== undefined && c < 0 ? dimAdd(size, dim(c)) : d;
+}
+
+function sliceAxis(
+  cx: Cx,
+  x: TensorVal,
+  axis: number,
+  s: Extract<Subscript, { kind: "slice" }>,
+  size: Dim,
+  xSpan: Span,
+  scope: Scope,
+): Value {
+  if (s.from === undefined && s.to === undefined && s.step === undefined) return x;
+  const start = s.from === undefined ? dim(0) : position(cx, s.from, size, scope);
+  const stop = s.to === undefined ? size : position(cx, s.to, size, scope);
+  let step = 1;
+  if (s.step !== undefined) {
+    const v = cx.expr(s.step, scope);
+    const known = v.k === "host" && v.type.k === "int" ? constantOf(cx, v, s.step.span) : undefined;
+    if (typeof known !== "number") {
+      if (v.k !== "error") cx.report.error("UHD0311", s.step.span, "a step is an integer known at compile time", { expected: "int" });
+      return errorValue;
+    }
+    step = known;
+  }
+  if (start === undefined || stop === undefined) return errorValue;
+  if (step === 1 && dimSub(stop, start).text === size.text && dimConstant(start) === 0) return x;
+  return emit(cx, "slice", [{ id: x.id, span: xSpan }], { axis, start, stop, step }, s.span);
+}
