@@ -12,7 +12,11 @@ export interface HostBuiltin {
 
 type Numbers = (...args: readonly number[]) => number;
 
-const numeric = (signature: string, doc: string, f: Numbers): HostBuiltin => ({ signature, doc, run: (...args) => f(...(args as readonly number[])) });
+const numeric = (signature: string, doc: string, f: Numbers): HostBuiltin => ({
+  signature,
+  doc,
+  run: (...args) => f(...(args as readonly number[])),
+});
 
 /** To an integer; beyond float64's exact integers there is none. */
 function whole(f: (x: number) => number): Numbers {
@@ -58,7 +62,12 @@ const pillowBits = 22;
  * first source sample and 22-bit fixed-point weights of each. Source: Pillow src/libImaging/Resample.c,
  * precompute_coeffs and normalize_coeffs_8bpc.
  */
-export function pillowTaps(input: number, output: number, from: number, to: number): { start: number[]; weight: number[][]; count: number } {
+export function pillowTaps(
+  input: number,
+  output: number,
+  from: number,
+  to: number,
+): { start: number[]; weight: number[][]; count: number } {
   if (!(input >= 1 && output >= 1 && from >= 0 && to <= output && to - from <= 1_000_000)) {
     throw new RangeError(`pillow_taps(${input}, ${output}, ${from}, ${to}): sizes must be at least 1 and 0 ≤ from ≤ to ≤ output`);
   }
@@ -87,12 +96,18 @@ export function pillowTaps(input: number, output: number, from: number, to: numb
 }
 
 /** Rows padded to `taps` weights by moving the start back, so that start + taps ≤ limit; the weights in front are 0. */
-function padTaps(start: readonly number[], weight: readonly (readonly number[])[], taps: number, limit: number): { start: number[]; weight: number[][] } {
+function padTaps(
+  start: readonly number[],
+  weight: readonly (readonly number[])[],
+  taps: number,
+  limit: number,
+): { start: number[]; weight: number[][] } {
   const starts: number[] = [];
   const weights: number[][] = [];
   start.forEach((s, i) => {
     const row = weight[i] ?? [];
-    if (row.length > taps || taps > limit) throw new RangeError(`a row of ${row.length} taps does not fit ${taps} taps in ${limit} samples`);
+    if (row.length > taps || taps > limit)
+      throw new RangeError(`a row of ${row.length} taps does not fit ${taps} taps in ${limit} samples`);
     const moved = Math.max(0, Math.min(s, limit - taps));
     const front = s - moved;
     starts.push(moved);
@@ -103,7 +118,8 @@ function padTaps(start: readonly number[], weight: readonly (readonly number[])[
 
 /** Cubic convolution (a = -0.75) of `input` samples at `output` positions: pixel centres, clamped border, no antialias (as PyTorch's bicubic). */
 export function bicubicTaps(input: number, output: number): { index: number[][]; weight: number[][] } {
-  if (!(input >= 1 && output >= 0 && output <= 1_000_000)) throw new RangeError(`bicubic_taps(${input}, ${output}): sizes must be at least 1`);
+  if (!(input >= 1 && output >= 0 && output <= 1_000_000))
+    throw new RangeError(`bicubic_taps(${input}, ${output}): sizes must be at least 1`);
   const a = -0.75;
   const near = (x: number): number => ((a + 2) * x - (a + 3)) * x * x + 1;
   const far = (x: number): number => ((a * x - 5 * a) * x + 8 * a) * x - 4 * a;
@@ -134,9 +150,21 @@ export const hostBuiltins: Readonly<Record<string, HostBuiltin>> = {
   sin: numeric("(num) -> float", "the sine", (x) => Math.sin(x ?? NaN)),
   cos: numeric("(num) -> float", "the cosine", (x) => Math.cos(x ?? NaN)),
   clamp: numeric("(num, num, num) -> num", "clamp(x, low, high)", (x, low, high) => Math.min(Math.max(x ?? NaN, low ?? NaN), high ?? NaN)),
-  min: { signature: "(num…) -> num", doc: "the least of its arguments, or of a list", run: (...args) => numbers(args, "min").reduce((a, b) => Math.min(a, b)) },
-  max: { signature: "(num…) -> num", doc: "the greatest of its arguments, or of a list", run: (...args) => numbers(args, "max").reduce((a, b) => Math.max(a, b)) },
-  sum: { signature: "([num]) -> num", doc: "the sum of a list; 0 when empty", run: (xs) => (list(xs) as readonly number[]).reduce((a, b) => a + b, 0) },
+  min: {
+    signature: "(num…) -> num",
+    doc: "the least of its arguments, or of a list",
+    run: (...args) => numbers(args, "min").reduce((a, b) => Math.min(a, b)),
+  },
+  max: {
+    signature: "(num…) -> num",
+    doc: "the greatest of its arguments, or of a list",
+    run: (...args) => numbers(args, "max").reduce((a, b) => Math.max(a, b)),
+  },
+  sum: {
+    signature: "([num]) -> num",
+    doc: "the sum of a list; 0 when empty",
+    run: (xs) => (list(xs) as readonly number[]).reduce((a, b) => a + b, 0),
+  },
   len: { signature: "([T]) -> int", doc: "how many elements", run: (xs) => list(xs).length },
   flatten: { signature: "([[T]]) -> [T]", doc: "the lists of a list, one after the other", run: (xs) => list(xs).flatMap((x) => list(x)) },
   zip: {
@@ -162,7 +190,8 @@ export const hostBuiltins: Readonly<Record<string, HostBuiltin>> = {
     signature: "(int, T) -> [T]",
     doc: "n times the same",
     run: (n, value) => {
-      if (!(typeof n === "number" && n >= 0 && n <= 20_000_000) || value === undefined) throw new RangeError(`a list of ${String(n)} elements`);
+      if (!(typeof n === "number" && n >= 0 && n <= 20_000_000) || value === undefined)
+        throw new RangeError(`a list of ${String(n)} elements`);
       return new Array<HostValue>(n).fill(value);
     },
   },

@@ -43,7 +43,11 @@ class Compiler {
   }
 
   /** Binds `pattern` to slots from `next` on; returns the writer, the new scope and the next free slot. */
-  private bind(pattern: HostPattern, scope: ReadonlyMap<string, number>, next: number): { write: (frame: Frame, value: HostValue) => void; scope: Map<string, number>; next: number } {
+  private bind(
+    pattern: HostPattern,
+    scope: ReadonlyMap<string, number>,
+    next: number,
+  ): { write: (frame: Frame, value: HostValue) => void; scope: Map<string, number>; next: number } {
     const inner = new Map(scope);
     let slot = next;
     const build = (p: HostPattern): ((frame: Frame, value: HostValue) => void) => {
@@ -275,7 +279,8 @@ class Compiler {
       try {
         return run(...args.map((a) => a(f)));
       } catch (cause) {
-        if (cause instanceof RangeError || cause instanceof HostError) throw new HostError(`${e.loc}: ${e.fn}: ${cause.message}`, { cause });
+        if (cause instanceof RangeError || cause instanceof HostError)
+          throw new HostError(`${e.loc}: ${e.fn}: ${cause.message}`, { cause });
         throw cause;
       }
     };
@@ -315,7 +320,10 @@ function same(a: HostValue, b: HostValue): boolean {
   if (typeof a !== "object" || typeof b !== "object") return a === b;
   if (Array.isArray(a) && Array.isArray(b)) return a.length === b.length && a.every((x, i) => same(x as HostValue, b[i] as HostValue));
   const left = Object.entries(a);
-  return left.length === Object.keys(b).length && left.every(([k, v]) => Object.hasOwn(b, k) && same(v as HostValue, (b as Record<string, HostValue>)[k] as HostValue));
+  return (
+    left.length === Object.keys(b).length &&
+    left.every(([k, v]) => Object.hasOwn(b, k) && same(v as HostValue, (b as Record<string, HostValue>)[k] as HostValue))
+  );
 }
 
 /** The value of one expression under named values. Throws HostError. */
@@ -337,7 +345,8 @@ function guarded<R>(run: () => R): R {
   try {
     return run();
   } catch (error) {
-    if (error instanceof RangeError) throw new HostError(`shape code needs too much memory or nests too deeply (${error.message})`, { cause: error });
+    if (error instanceof RangeError)
+      throw new HostError(`shape code needs too much memory or nests too deeply (${error.message})`, { cause: error });
     throw error;
   }
 }
@@ -372,13 +381,15 @@ export function runHostProgram(program: HostProgram, sizes: DimEnv): HostRun {
       // Temporaries live behind every binding's slot, whatever their number.
       const value = compiler.compile(b.value, scope, program.bindings.length + Object.keys(sizes).length)(frame);
       if (b.symbol) {
-        if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0) throw at(b.loc, `dimension ${b.name} is ${JSON.stringify(value)}; it must be a whole number, 0 or more`);
+        if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0)
+          throw at(b.loc, `dimension ${b.name} is ${JSON.stringify(value)}; it must be a whole number, 0 or more`);
         symbols[b.name] = value;
       }
       values[b.name] = value;
       define(b.name, value);
     }
-    const evaluate = (e: HostExpr): HostValue => guarded(() => compiler.compile(e, scope, program.bindings.length + Object.keys(sizes).length)(frame));
+    const evaluate = (e: HostExpr): HostValue =>
+      guarded(() => compiler.compile(e, scope, program.bindings.length + Object.keys(sizes).length)(frame));
     return { values, symbols, evaluate };
   });
 }
@@ -400,12 +411,15 @@ export function tableData(table: HostTable, run: HostRun): TableArray {
   const fill = (v: HostValue, depth: number): void => {
     if (depth === shape.length) {
       if (typeof v !== "number" && typeof v !== "boolean") throw new HostError(`table ${table.name}: expected numbers, found ${typeof v}`);
-      if (dtype !== "f32" && typeof v === "number" && !Number.isInteger(v)) throw new HostError(`table ${table.name}: ${v} is not a whole number`);
+      if (dtype !== "f32" && typeof v === "number" && !Number.isInteger(v))
+        throw new HostError(`table ${table.name}: ${v} is not a whole number`);
       out[next++] = Number(v);
       return;
     }
     if (!Array.isArray(v) || v.length !== shape[depth]) {
-      throw new HostError(`table ${table.name}: dimension ${depth} is ${table.shape[depth] ?? ""} = ${shape[depth] ?? ""}, found ${Array.isArray(v) ? `a list of ${v.length}` : JSON.stringify(v)}`);
+      throw new HostError(
+        `table ${table.name}: dimension ${depth} is ${table.shape[depth] ?? ""} = ${shape[depth] ?? ""}, found ${Array.isArray(v) ? `a list of ${v.length}` : JSON.stringify(v)}`,
+      );
     }
     for (let i = 0; i < v.length; i++) fill(v[i] as HostValue, depth + 1);
   };

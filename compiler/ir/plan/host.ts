@@ -8,12 +8,23 @@ import type { DType } from "../dtype.ts";
 export type HostValue = number | boolean | string | readonly HostValue[] | { readonly [field: string]: HostValue };
 
 export type HostBinary =
-  | "add" | "sub" | "mul"
+  | "add"
+  | "sub"
+  | "mul"
   /** float division */
   | "div"
   /** floor division and its remainder, of integers */
-  | "idiv" | "imod"
-  | "pow" | "eq" | "ne" | "lt" | "le" | "gt" | "ge" | "and" | "or"
+  | "idiv"
+  | "imod"
+  | "pow"
+  | "eq"
+  | "ne"
+  | "lt"
+  | "le"
+  | "gt"
+  | "ge"
+  | "and"
+  | "or"
   /** list concatenation */
   | "concat";
 
@@ -37,14 +48,20 @@ export type HostExpr =
   | { readonly k: "range"; readonly from: HostExpr; readonly to: HostExpr }
   | { readonly k: "for"; readonly clauses: readonly HostClause[]; readonly body: HostExpr }
   /** The first element with the strictly smallest cost; an empty list is an error at `loc`. */
-  | { readonly k: "choose"; readonly pattern: HostPattern; readonly from: HostExpr; readonly where?: HostExpr; readonly cost: HostExpr; readonly loc: string }
+  | {
+      readonly k: "choose";
+      readonly pattern: HostPattern;
+      readonly from: HostExpr;
+      readonly where?: HostExpr;
+      readonly cost: HostExpr;
+      readonly loc: string;
+    }
   | { readonly k: "let"; readonly pattern: HostPattern; readonly value: HostExpr; readonly body: HostExpr }
   /** A user function by its unique name, or a builtin (see host-eval.ts); user functions shadow builtins. */
   | { readonly k: "call"; readonly fn: string; readonly args: readonly HostExpr[]; readonly loc: string };
 
 export type HostClause =
-  | { readonly k: "in"; readonly pattern: HostPattern; readonly from: HostExpr }
-  | { readonly k: "if"; readonly cond: HostExpr };
+  { readonly k: "in"; readonly pattern: HostPattern; readonly from: HostExpr } | { readonly k: "if"; readonly cond: HostExpr };
 
 export interface HostFunction {
   readonly name: string;

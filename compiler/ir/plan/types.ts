@@ -28,7 +28,7 @@ export interface PlanBuffer {
    * kept. arena: lives from step `first` to step `last` inclusive. output: kept until the next run.
    */
   readonly place:
-    | { readonly k: "input" | "output" | "param" | "persistent" | "state"; }
+    | { readonly k: "input" | "output" | "param" | "persistent" | "state" }
     | { readonly k: "table"; readonly table: number }
     | { readonly k: "constant"; readonly data: readonly number[] }
     | { readonly k: "arena"; readonly first: number; readonly last: number };

@@ -1,0 +1,173 @@
+// Writes the artefact folder that spec/artefact.md defines: plan, kernels, manifest with hashes and a typed
+// module made with ts-morph. Does not load artefacts (runtime/artefact.ts does).
+
+import { createHash } from "node:crypto";
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync, existsSync, readdirSync } from "node:fs";
+import path from "node:path";
+import type { DType } from "./ir/dtype.ts";
+import type { Plan, PlanBuffer } from "./ir/plan/types.ts";
+
+export interface ArtefactParts {
+  readonly plan: Plan;
+  readonly modules: { readonly plain: Uint8Array; readonly relaxed: Uint8Array };
+}
+
+export class ArtefactWriteError extends Error {
+  override readonly name = "ArtefactWriteError";
+}
+
+/** `llava_uhd` → `llavaUhd`. */
+export function camelCase(name: string): string {
+  return name.replace(/[-_]+(\w)/g, (_, letter: string) => letter.toUpperCase());
+}
+
+function pascalCase(name: string): string {
+  const camel = camelCase(name);
+  return camel.charAt(0).toUpperCase() + camel.slice(1);
+}
+
+/** Every file of the artefact, by name. Deterministic: the same plan gives the same bytes. */
+export async function artefactFiles(parts: ArtefactParts): Promise<ReadonlyMap<string, Uint8Array>> {
+  const encode = (text: string): Uint8Array => new TextEncoder().encode(text);
+  const loaded = new Map<string, Uint8Array>([
+    ["plan.json", encode(`${JSON.stringify(parts.plan)}\n`)],
+    ["kernels.plain.wasm", parts.modules.plain],
+    ["kernels.relaxed.wasm", parts.modules.relaxed],
+  ]);
+  const files: Record<string, { bytes: number; sha256: string }> = {};
+  for (const [name, bytes] of loaded) files[name] = { bytes: bytes.byteLength, sha256: createHash("sha256").update(bytes).digest("hex") };
+  const manifest = { format: "uhd-artefact", version: 1, name: parts.plan.name, files };
+  const typed = await typedModule(parts.plan);
+  return new Map([
+    ...loaded,
+    ["index.ts", encode(typed.ts)],
+    ["index.js", encode(typed.js)],
+    ["manifest.json", encode(`${JSON.stringify(manifest, null, 2)}\n`)],
+  ]);
+}
+
+/**
+ * Writes the artefact at `folder`, atomically: under a temporary name first, renamed when complete.
+ * Refuses a folder that exists and holds anything but an artefact.
+ */
+export async function writeArtefact(folder: string, parts: ArtefactParts): Promise<readonly string[]> {
+  const files = await artefactFiles(parts);
+  const target = path.resolve(folder);
+  if (existsSync(target)) {
+    const other = readdirSync(target).filter((name) => !files.has(name));
+    const isArtefact =
+      existsSync(path.join(target, "manifest.json")) && /"uhd-artefact"/.test(readFileSync(path.join(target, "manifest.json"), "utf8"));
+    if (readdirSync(target).length > 0 && !isArtefact)
+      throw new ArtefactWriteError(`${folder} exists and is not an artefact; choose another folder`);
+    if (other.length > 0) return writeInto(target, files);
+  }
+  mkdirSync(path.dirname(target), { recursive: true });
+  const temporary = `${target}.${process.pid}.tmp`;
+  try {
+    mkdirSync(temporary);
+    for (const [name, bytes] of files) writeFileSync(path.join(temporary, name), bytes);
+    rmSync(target, { recursive: true, force: true });
+    renameSync(temporary, target);
+  } finally {
+    rmSync(temporary, { recursive: true, force: true });
+  }
+  return [...files.keys()];
+}
+
+/** An artefact's folder that holds the user's files too: replaces ours one by one, the manifest last. */
+function writeInto(target: string, files: ReadonlyMap<string, Uint8Array>): readonly string[] {
+  for (const [name, bytes] of files) {
+    const temporary = path.join(target, `.${name}.${process.pid}.tmp`);
+    writeFileSync(temporary, bytes);
+    renameSync(temporary, path.join(target, name));
+  }
+  return [...files.keys()];
+}
+
+const arrayOf: Readonly<Record<DType, string>> = {
+  f32: "Float32Array",
+  f16: "Uint16Array",
+  bf16: "Uint16Array",
+  u8: "Uint8Array",
+  i8: "Int8Array",
+  i32: "Int32Array",
+  bool: "Uint8Array",
+};
+
+function bufferOf(plan: Plan, id: number): PlanBuffer {
+  const buffer = plan.buffers[id];
+  if (buffer === undefined) throw new ArtefactWriteError(`plan ${plan.name} names buffer ${id}, which it does not have`);
+  return buffer;
+}
+
+/** The module's text, as TypeScript and as JavaScript. ts-morph is loaded only here: it takes a third of a second. */
+async function typedModule(plan: Plan): Promise<{ readonly ts: string; readonly js: string }> {
+  const { Project, VariableDeclarationKind, ts } = await import("ts-morph");
+  const project = new Project({ useInMemoryFileSystem: true, skipLoadingLibFiles: true });
+  const name = camelCase(plan.name);
+  const type = pascalCase(plan.name);
+  const file = project.createSourceFile("index.ts", "");
+  file.addStatements(`// The graph ${plan.name}, compiled by uhdc. Generated: change the .uhd file and compile again.`);
+  file.addImportDeclaration({
+    moduleSpecifier: "uhd",
+    namedImports: ["loadArtefact", "Session", { name: "SessionOptions", isTypeOnly: true }, { name: "Tensor", isTypeOnly: true }],
+  });
+  const property = (entry: {
+    readonly name: string;
+    readonly buffer: number;
+  }): { name: string; type: string; isReadonly: boolean; docs: string[] } => {
+    const buffer = bufferOf(plan, entry.buffer);
+    return {
+      name: entry.name,
+      type: `Tensor<"${buffer.dtype}">`,
+      isReadonly: true,
+      docs: [`${buffer.dtype}[${buffer.shape.join(", ")}], row-major, data in a ${arrayOf[buffer.dtype]}`],
+    };
+  };
+  file.addInterface({ name: `${type}Inputs`, isExported: true, properties: plan.inputs.map(property) });
+  file.addInterface({ name: `${type}Outputs`, isExported: true, properties: plan.outputs.map(property) });
+  file.addInterface({
+    name: `${type}Session`,
+    isExported: true,
+    extends: ["AsyncDisposable"],
+    methods: [
+      {
+        name: "run",
+        docs: ["Runs the graph once. Throws a typed error when an input does not fit, or when `signal` aborts."],
+        parameters: [
+          { name: "inputs", type: `${type}Inputs` },
+          { name: "options", type: "{ readonly signal?: AbortSignal }", hasQuestionToken: true },
+        ],
+        returnType: `Promise<${type}Outputs>`,
+      },
+    ],
+  });
+  file.addVariableStatement({
+    declarationKind: VariableDeclarationKind.Const,
+    declarations: [{ name: "here", initializer: 'new URL(".", import.meta.url)' }],
+  });
+  file.addFunction({
+    name,
+    isExported: true,
+    isAsync: true,
+    docs: [`Loads the kernels and the weights of ${plan.name}. Close it with \`await using\` or \`[Symbol.asyncDispose]()\`.`],
+    parameters: [{ name: "options", type: "SessionOptions" }],
+    returnType: `Promise<${type}Session>`,
+    statements: [
+      "const session = await Session.create(await loadArtefact(here), options);",
+      `return {
+    async run(inputs, runOptions) {
+        const { outputs } = await session.run({ ...inputs }, runOptions);
+        return { ${plan.outputs.map((o) => `${o.name}: outputs[${JSON.stringify(o.name)}] as Tensor<"${bufferOf(plan, o.buffer).dtype}">`).join(", ")} };
+    },
+    async [Symbol.asyncDispose]() {
+        await session[Symbol.asyncDispose]();
+    },
+};`,
+    ],
+  });
+  file.formatText({ indentSize: 2 });
+  const text = file.getFullText();
+  const js = ts.transpileModule(text, { compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 } }).outputText;
+  return { ts: text, js };
+}

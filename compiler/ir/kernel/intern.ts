@@ -1,0 +1,170 @@
+// Structural sharing of kernel expressions: equal expressions become one object, so that identity means
+// equality and work done once per object is done once per value. Equality is by the whole structure.
+
+import type { Expr } from "./types.ts";
+
+export class Interner {
+  private readonly known = new Map<string, Expr>();
+  private readonly ids = new Map<Expr, number>();
+  private readonly done = new Map<Expr, Expr>();
+
+  intern(e: Expr): Expr {
+    const before = this.done.get(e);
+    if (before !== undefined) return before;
+    const made = this.canonical(this.children(e));
+    this.done.set(e, made);
+    return made;
+  }
+
+  private children(e: Expr): Expr {
+    switch (e.k) {
+      case "const":
+      case "var":
+      case "dim":
+        return e;
+      case "load":
+        return { ...e, index: this.intern(e.index) };
+      case "unary":
+      case "cast":
+        return { ...e, a: this.intern(e.a) };
+      case "binary":
+        return { ...e, a: this.intern(e.a), b: this.intern(e.b) };
+      case "select":
+        return { ...e, cond: this.intern(e.cond), a: this.intern(e.a), b: this.intern(e.b) };
+      case "fold":
+        return { ...e, from: this.intern(e.from), to: this.intern(e.to), body: this.intern(e.body) };
+      default:
+        return e satisfies never;
+    }
+  }
+
+  private canonical(e: Expr): Expr {
+    const key = this.key(e);
+    const found = this.known.get(key);
+    if (found !== undefined) return found;
+    this.known.set(key, e);
+    this.ids.set(e, this.ids.size);
+    this.done.set(e, e);
+    return e;
+  }
+
+  private key(e: Expr): string {
+    const id = (x: Expr): number => this.ids.get(x) ?? -1;
+    switch (e.k) {
+      case "const":
+        return `c ${e.type} ${Object.is(e.value, -0) ? "-0" : e.value}`;
+      case "var":
+        return `v ${e.type} ${e.name}`;
+      case "dim":
+        return `d ${e.dim.text}`;
+      case "load":
+        return `l ${e.buffer} ${id(e.index)}`;
+      case "unary":
+        return `u ${e.op} ${id(e.a)}`;
+      case "cast":
+        return `t ${e.type} ${id(e.a)}`;
+      case "binary":
+        return `b ${e.op} ${id(e.a)} ${id(e.b)}`;
+      case "select":
+        return `s ${id(e.cond)} ${id(e.a)} ${id(e.b)}`;
+      case "fold":
+        return `f ${e.op} ${e.axis} ${id(e.from)} ${id(e.to)} ${id(e.body)}`;
+      default:
+        return e satisfies never;
+    }
+  }
+}
+
+/** Names of the variables (axes, lets) an interned expression reads. Cached for each object. */
+export class Reads {
+  private readonly known = new Map<Expr, ReadonlySet<string>>();
+
+  of(e: Expr): ReadonlySet<string> {
+    const before = this.known.get(e);
+    if (before !== undefined) return before;
+    const names = new Set<string>();
+    const add = (x: Expr): void => {
+      for (const n of this.of(x)) names.add(n);
+    };
+    switch (e.k) {
+      case "const":
+      case "dim":
+        break;
+      case "var":
+        names.add(e.name);
+        break;
+      case "load":
+        add(e.index);
+        break;
+      case "unary":
+      case "cast":
+        add(e.a);
+        break;
+      case "binary":
+        add(e.a);
+        add(e.b);
+        break;
+      case "select":
+        add(e.cond);
+        add(e.a);
+        add(e.b);
+        break;
+      case "fold":
+        add(e.body);
+        names.delete(e.axis);
+        add(e.from);
+        add(e.to);
+        break;
+      default:
+        e satisfies never;
+    }
+    this.known.set(e, names);
+    return names;
+  }
+}
+
+/** The factor of `axis` in an index that is linear in it; undefined when it is not, or the factor is a size of a run. */
+export function strideOf(index: Expr, axis: string, reads: Reads): number | undefined {
+  if (!reads.of(index).has(axis)) return 0;
+  if (index.k === "var") return 1;
+  if (index.k === "binary" && (index.op === "add" || index.op === "sub")) {
+    const [a, b] = [strideOf(index.a, axis, reads), strideOf(index.b, axis, reads)];
+    return a === undefined || b === undefined ? undefined : index.op === "add" ? a + b : a - b;
+  }
+  if (index.k === "binary" && index.op === "mul") {
+    const [a, b] = [index.a, index.b];
+    if (b.k === "const") return times(strideOf(a, axis, reads), b.value);
+    if (a.k === "const") return times(strideOf(b, axis, reads), a.value);
+  }
+  return undefined;
+}
+
+function times(a: number | undefined, b: number): number | undefined {
+  return a === undefined ? undefined : a * b;
+}
+
+/** The index with `axis` replaced. */
+export function substitute(e: Expr, axis: string, by: Expr): Expr {
+  switch (e.k) {
+    case "const":
+    case "dim":
+      return e;
+    case "var":
+      return e.name === axis ? by : e;
+    case "load":
+      return { ...e, index: substitute(e.index, axis, by) };
+    case "unary":
+    case "cast":
+      return { ...e, a: substitute(e.a, axis, by) };
+    case "binary":
+      return { ...e, a: substitute(e.a, axis, by), b: substitute(e.b, axis, by) };
+    case "select":
+      return { ...e, cond: substitute(e.cond, axis, by), a: substitute(e.a, axis, by), b: substitute(e.b, axis, by) };
+    case "fold":
+      return e.axis === axis
+        ? { ...e, from: substitute(e.from, axis, by), to: substitute(e.to, axis, by) }
+        : { ...e, from: substitute(e.from, axis, by), to: substitute(e.to, axis, by), body: substitute(e.body, axis, by) };
+    default:
+      return e satisfies never;
+  }
+}

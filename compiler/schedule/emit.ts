@@ -1,0 +1,430 @@
+// Kernel expressions to Imp statements: one emitter for scalar code and for code that handles four neighbours
+// along one axis at once. Values that occur twice are computed once; what a loop does not change is computed
+// before it; pointers are formed outside loops. Folds become loops with accumulators.
+
+import { dimSymbols, type Atom, type Dim } from "../ir/dim.ts";
+import type { ImpExpr, ImpStmt, ImpType } from "../ir/imp/types.ts";
+import { scalarTypeOf, type BinaryOp, type Expr, type FoldOp, type KernelBuffer, type ScalarType } from "../ir/kernel/types.ts";
+import { Interner, Reads, strideOf, substitute } from "../ir/kernel/intern.ts";
+
+/** The axis along which four neighbours are computed together; undefined in scalar code. */
+type Vector = string | undefined;
+
+/** Statements of one block, with what has been computed there. */
+export class Block {
+  readonly parent: Block | undefined;
+  readonly statements: ImpStmt[] = [];
+  private readonly scalar = new Map<Expr, ImpExpr>();
+  private readonly vector = new Map<Expr, ImpExpr>();
+  readonly pointers = new Map<string, ImpExpr>();
+  constructor(parent?: Block) {
+    this.parent = parent;
+  }
+  known(e: Expr, vector: boolean): ImpExpr | undefined {
+    return (vector ? this.vector : this.scalar).get(e) ?? this.parent?.known(e, vector);
+  }
+  remember(e: Expr, vector: boolean, value: ImpExpr): void {
+    (vector ? this.vector : this.scalar).set(e, value);
+  }
+  pointer(key: string): ImpExpr | undefined {
+    return this.pointers.get(key) ?? this.parent?.pointer(key);
+  }
+}
+
+export const int = (value: number): ImpExpr => ({ k: "const", type: "i32", value });
+export const binary = (op: Extract<ImpExpr, { k: "binary" }>["op"], a: ImpExpr, b: ImpExpr, type: ImpType): ImpExpr => ({
+  k: "binary",
+  op,
+  a,
+  b,
+  type,
+});
+
+export function impType(e: ImpExpr): ImpType {
+  return e.k === "dim" ? "i32" : e.type;
+}
+
+const vectorType = (t: ScalarType): "f32x4" | "i32x4" => (t === "f32" ? "f32x4" : "i32x4");
+const comparisons: ReadonlySet<BinaryOp> = new Set(["eq", "ne", "lt", "le", "gt", "ge"]);
+
+/** Neighbours a fold over its own axis handles at once: four vectors hide the latency of an addition. */
+const foldVectors = 4;
+
+export class Emitter {
+  readonly interner = new Interner();
+  readonly reads = new Reads();
+  readonly dims = new Set<string>();
+  private readonly buffers: ReadonlyMap<string, KernelBuffer>;
+  private readonly vectorise: boolean;
+  private counter = 0;
+
+  constructor(buffers: readonly KernelBuffer[], vectorise: boolean) {
+    this.buffers = new Map(buffers.map((b) => [b.name, b]));
+    this.vectorise = vectorise;
+  }
+
+  fresh(hint: string): string {
+    return `${hint.replace(/[^A-Za-z0-9_]/g, "_")}_${++this.counter}`;
+  }
+
+  name(block: Block, hint: string, value: ImpExpr, mutable = false): ImpExpr {
+    const name = this.fresh(hint);
+    const type = impType(value);
+    block.statements.push({ k: "let", name, type, value, mutable });
+    return { k: "var", name, type };
+  }
+
+  // ---- Sizes ----
+
+  size(d: Dim): ImpExpr {
+    for (const s of dimSymbols(d)) this.dims.add(s);
+    const terms = d.monomials.map((m) => {
+      const factors = m.atoms.map((a) => this.atom(a));
+      const first = factors.reduce<ImpExpr | undefined>((p, f) => (p === undefined ? f : binary("mul", p, f, "i32")), undefined);
+      if (first === undefined) return int(m.coefficient);
+      return m.coefficient === 1 ? first : binary("mul", first, int(m.coefficient), "i32");
+    });
+    return terms.reduce<ImpExpr | undefined>((p, t) => (p === undefined ? t : binary("add", p, t, "i32")), undefined) ?? int(0);
+  }
+
+  private atom(a: Atom): ImpExpr {
+    if (a.kind === "symbol") return { k: "dim", name: a.name };
+    return binary(a.kind, this.size(a.a), this.size(a.b), "i32");
+  }
+
+  // ---- Expressions ----
+
+  /** Can four neighbours along `axis` be computed together? Loads must be of neighbours or of one place. */
+  canVector(e: Expr, axis: string): boolean {
+    if (!this.vectorise) return false;
+    if (!this.reads.of(e).has(axis)) return true;
+    switch (e.k) {
+      case "const":
+      case "var":
+      case "dim":
+        return true;
+      case "load": {
+        const stride = strideOf(e.index, axis, this.reads);
+        return stride === 0 || stride === 1;
+      }
+      case "unary":
+        return this.canVector(e.a, axis) && (e.type !== "i32" || e.op === "neg" || e.op === "abs");
+      case "cast":
+        return this.canVector(e.a, axis);
+      case "binary":
+        return this.canVector(e.a, axis) && this.canVector(e.b, axis);
+      case "select":
+        // Both sides of a mask are evaluated, so neither may load.
+        if (this.reads.of(e.cond).has(axis))
+          return this.canVector(e.cond, axis) && [e.a, e.b].every((x) => this.canVector(x, axis) && !this.loads(x));
+        return this.canVector(e.a, axis) && this.canVector(e.b, axis) && !this.folds(e.a) && !this.folds(e.b);
+      case "fold":
+        return !this.reads.of(e.from).has(axis) && !this.reads.of(e.to).has(axis) && this.canVector(e.body, axis);
+      default:
+        return e satisfies never;
+    }
+  }
+
+  private readonly loadsKnown = new Map<Expr, boolean>();
+  private loads(e: Expr): boolean {
+    const known = this.loadsKnown.get(e);
+    if (known !== undefined) return known;
+    const value = e.k === "load" || e.k === "fold" || children(e).some((c) => this.loads(c));
+    this.loadsKnown.set(e, value);
+    return value;
+  }
+
+  private readonly foldsKnown = new Map<Expr, boolean>();
+  private folds(e: Expr): boolean {
+    const known = this.foldsKnown.get(e);
+    if (known !== undefined) return known;
+    const value = e.k === "fold" || children(e).some((c) => this.folds(c));
+    this.foldsKnown.set(e, value);
+    return value;
+  }
+
+  /** The value of an interned expression; in vector code, of four neighbours along `axis`. */
+  emit(e: Expr, block: Block, axis: Vector): ImpExpr {
+    if (axis !== undefined && !this.reads.of(e).has(axis))
+      return this.splat(this.emit(e, block, undefined), e.k === "dim" ? "i32" : e.type);
+    const known = block.known(e, axis !== undefined);
+    if (known !== undefined) return known;
+    const value = this.compute(e, block, axis);
+    if (e.k === "const" || e.k === "var" || e.k === "dim") return value;
+    // Everything that costs an instruction gets a name; engines drop the copies.
+    const named = value.k === "var" ? value : this.name(block, e.k === "load" ? e.buffer : "t", value);
+    block.remember(e, axis !== undefined, named);
+    return named;
+  }
+
+  private splat(value: ImpExpr, type: ScalarType): ImpExpr {
+    if (value.k === "const" && typeof value.value === "number")
+      return { k: "const", type: vectorType(type), value: type === "bool" ? -value.value : value.value };
+    if (type === "bool") return { k: "splat", a: binary("sub", int(0), { k: "convert", a: value, type: "i32" }, "i32"), type: "i32x4" };
+    return { k: "splat", a: value, type: vectorType(type) };
+  }
+
+  private compute(e: Expr, block: Block, axis: Vector): ImpExpr {
+    const vector = axis !== undefined;
+    switch (e.k) {
+      case "const":
+        return { k: "const", type: e.type, value: e.value };
+      case "dim":
+        return this.size(e.dim);
+      case "var": {
+        const found = block.known(e, false);
+        if (found === undefined) throw new Error(`kernel expression reads ${e.name}, which is not in scope`);
+        if (e.name === axis)
+          return binary("add", { k: "splat", a: found, type: "i32x4" }, { k: "const", type: "i32x4", value: [0, 1, 2, 3] }, "i32x4");
+        return found;
+      }
+      case "load":
+        return this.load(e, block, axis);
+      case "unary":
+        return { k: "unary", op: e.op, a: this.emit(e.a, block, axis), type: vector ? vectorType(e.type) : e.type };
+      case "cast":
+        return this.cast(this.emit(e.a, block, axis), typeOf(e.a), e.type, vector);
+      case "binary": {
+        const [a, b] = [this.emit(e.a, block, axis), this.emit(e.b, block, axis)];
+        return binary(
+          e.op,
+          a,
+          b,
+          !vector ? (comparisons.has(e.op) ? "bool" : e.type) : comparisons.has(e.op) ? "i32x4" : vectorType(e.type),
+        );
+      }
+      case "select": {
+        const cond = this.emit(e.cond, block, this.reads.of(e.cond).has(axis ?? "") ? axis : undefined);
+        const lazy = !(impType(cond) === "i32x4") && (this.loads(e.a) || this.loads(e.b));
+        const type = vector ? vectorType(e.type) : e.type;
+        if (!lazy) return { k: "select", cond, a: this.emit(e.a, block, axis), b: this.emit(e.b, block, axis), type };
+        const result = this.name(block, "s", zero(type), true);
+        const [then, otherwise] = [new Block(block), new Block(block)];
+        for (const [side, into] of [
+          [e.a, then],
+          [e.b, otherwise],
+        ] as const)
+          into.statements.push({ k: "assign", name: nameOf(result), value: this.emit(side, into, axis) });
+        block.statements.push({ k: "if", cond, then: then.statements, else: otherwise.statements });
+        return result;
+      }
+      case "fold":
+        return this.fold(e, block, axis);
+      default:
+        return e satisfies never;
+    }
+  }
+
+  private cast(a: ImpExpr, from: ScalarType, to: ScalarType, vector: boolean): ImpExpr {
+    if (from === to) return a;
+    if (!vector) return { k: "convert", a, type: to };
+    if (to === "bool") return binary("ne", a, { k: "const", type: vectorType(from), value: 0 }, "i32x4");
+    if (from === "bool")
+      return {
+        k: "select",
+        cond: a,
+        a: { k: "const", type: vectorType(to), value: 1 },
+        b: { k: "const", type: vectorType(to), value: 0 },
+        type: vectorType(to),
+      };
+    return { k: "convert", a, type: vectorType(to) };
+  }
+
+  private load(e: Extract<Expr, { k: "load" }>, block: Block, axis: Vector): ImpExpr {
+    const buffer = this.buffers.get(e.buffer);
+    if (buffer === undefined) throw new Error(`kernel loads from ${e.buffer}, which it does not have`);
+    const type = scalarTypeOf(buffer.dtype);
+    const raw = axis === undefined ? (type === "bool" ? "i32" : type) : vectorType(type);
+    const value: ImpExpr = { k: "load", ptr: this.place(e.buffer, e.index, block), offset: 0, type: raw };
+    if (type !== "bool") return value;
+    return axis === undefined
+      ? { k: "convert", a: value, type: "bool" }
+      : binary("ne", value, { k: "const", type: "i32x4", value: 0 }, "i32x4");
+  }
+
+  /** A pointer to buffer[index]: formed before the innermost loop when the index is linear in that loop's variable. */
+  place(buffer: string, index: Expr, block: Block): ImpExpr {
+    const loop = this.loopOf(block);
+    if (loop !== undefined && this.reads.of(index).has(loop.axis)) {
+      const stride = strideOf(index, loop.axis, this.reads);
+      const at = block.known(loop.variable, false);
+      if (stride !== undefined && at !== undefined) {
+        const start = this.interner.intern(substitute(index, loop.axis, { k: "const", type: "i32", value: 0 }));
+        if (this.definedIn(start, loop.before)) {
+          const key = `${buffer} ${this.pointerKey(start)}`;
+          let base = loop.before.pointer(key);
+          if (base === undefined) {
+            base = this.name(loop.before, "p", { k: "at", buffer, index: this.emit(start, loop.before, undefined), type: `ptr:${buffer}` });
+            loop.before.pointers.set(key, base);
+          }
+          const step = stride === 1 ? at : binary("mul", at, int(stride), "i32");
+          return { k: "advance", ptr: base, elements: step, type: `ptr:${buffer}` };
+        }
+      }
+    }
+    return { k: "at", buffer, index: this.emit(index, block, undefined), type: `ptr:${buffer}` };
+  }
+
+  private readonly pointerIds = new Map<Expr, number>();
+  private pointerKey(e: Expr): number {
+    const id = this.pointerIds.get(e) ?? this.pointerIds.size;
+    this.pointerIds.set(e, id);
+    return id;
+  }
+
+  private readonly loopBlocks = new Map<Block, { readonly axis: string; readonly variable: Expr; readonly before: Block }>();
+  private loopOf(block: Block): { readonly axis: string; readonly variable: Expr; readonly before: Block } | undefined {
+    return this.loopBlocks.get(block);
+  }
+
+  /** Is everything that `e` reads in sight of `block`? */
+  private definedIn(e: Expr, block: Block): boolean {
+    for (const name of this.reads.of(e)) {
+      if (
+        block.known(this.interner.intern({ k: "var", name, type: "i32" }), false) === undefined &&
+        block.known(this.interner.intern({ k: "var", name, type: "f32" }), false) === undefined &&
+        block.known(this.interner.intern({ k: "var", name, type: "bool" }), false) === undefined
+      )
+        return false;
+    }
+    // Indices that are loaded move too: they are in range for every point of the axes around them.
+    return true;
+  }
+
+  /** A `for` over an axis; `body` fills the block with the axis in sight. Steps of 4 are vector code's. */
+  loop(block: Block, axis: string, from: ImpExpr, to: ImpExpr, step: number, hoist: readonly Expr[], body: (inner: Block) => void): void {
+    for (const e of hoist) this.hoistInvariant(e, block, new Set([axis]));
+    const variable = this.interner.intern({ k: "var", name: axis, type: "i32" });
+    const name = this.fresh(axis);
+    const inside = new Block(block);
+    inside.remember(variable, false, { k: "var", name, type: "i32" });
+    this.loopBlocks.set(inside, { axis, variable, before: block });
+    body(inside);
+    block.statements.push({ k: "for", name, from, to, step, body: inside.statements });
+  }
+
+  /** Computes the largest parts of `e` that do not read `inner` (and are certain to be evaluated) in `block`. */
+  private hoistInvariant(e: Expr, block: Block, inner: ReadonlySet<string>): void {
+    const reads = this.reads.of(e);
+    if (![...reads].some((n) => inner.has(n))) {
+      if (e.k !== "const" && e.k !== "var" && e.k !== "dim") this.emit(e, block, undefined);
+      return;
+    }
+    if (e.k === "select") {
+      this.hoistInvariant(e.cond, block, inner);
+      return;
+    }
+    if (e.k === "fold") {
+      this.hoistInvariant(e.from, block, inner);
+      this.hoistInvariant(e.to, block, inner);
+      // The body may run zero times: its loads stay inside.
+      return;
+    }
+    if (e.k === "load") {
+      // The pointer does this better when the index is linear.
+      if ([...inner].every((axis) => strideOf(e.index, axis, this.reads) !== undefined)) return;
+    }
+    for (const c of children(e)) this.hoistInvariant(c, block, inner);
+  }
+
+  private fold(e: Extract<Expr, { k: "fold" }>, block: Block, axis: Vector): ImpExpr {
+    const [from, to] = [this.emit(e.from, block, undefined), this.emit(e.to, block, undefined)];
+    const type = axis !== undefined ? vectorType(e.type) : e.type;
+    const combine = (acc: ImpExpr, value: ImpExpr): ImpExpr => this.combine(e.op, acc, value);
+    const accumulate = (into: Block, acc: ImpExpr, value: Expr, along: Vector): void => {
+      const fused = e.op === "sum" && value.k === "binary" && value.op === "mul" && e.type === "f32";
+      const next: ImpExpr = fused
+        ? { k: "fma", a: this.emit(value.a, into, along), b: this.emit(value.b, into, along), c: acc, type: impType(acc) }
+        : combine(acc, this.emit(value, into, along));
+      into.statements.push({ k: "assign", name: nameOf(acc), value: next });
+    };
+    const identity = foldIdentity(e.op, e.type);
+    // Along its own axis, unless the neighbours are already those of another one.
+    if (axis === undefined && e.type !== "bool" && this.reads.of(e.body).has(e.axis) && this.canVector(e.body, e.axis)) {
+      const wide = vectorType(e.type);
+      const count = this.name(block, "n", binary("sub", to, from, "i32"));
+      const many = this.name(block, "end", binary("add", from, binary("bitand", count, int(-4 * foldVectors), "i32"), "i32"));
+      const accs = Array.from({ length: foldVectors }, () => this.name(block, "acc", { k: "const", type: wide, value: identity }, true));
+      this.loop(block, e.axis, from, many, 4 * foldVectors, [e.body], (inside) => {
+        accs.forEach((acc, i) => {
+          // Each vector is the same code a few places further.
+          const shifted =
+            i === 0
+              ? e.body
+              : this.interner.intern(
+                  substitute(e.body, e.axis, {
+                    k: "binary",
+                    op: "add",
+                    a: { k: "var", name: e.axis, type: "i32" },
+                    b: { k: "const", type: "i32", value: 4 * i },
+                    type: "i32",
+                  }),
+                );
+          accumulate(inside, acc, shifted, e.axis);
+        });
+      });
+      const four = this.name(block, "end", binary("add", from, binary("bitand", count, int(-4), "i32"), "i32"));
+      const [first] = accs;
+      if (first === undefined) throw new Error("a fold needs an accumulator");
+      this.loop(block, e.axis, many, four, 4, [], (inside) => accumulate(inside, first, e.body, e.axis));
+      const all = accs.reduce((a, b) => combine(a, b));
+      const scalar = this.name(
+        block,
+        "acc",
+        { k: "across", op: e.op === "sum" ? "add" : e.op === "product" ? "mul" : e.op, a: all, type: e.type === "f32" ? "f32" : "i32" },
+        true,
+      );
+      this.loop(block, e.axis, four, to, 1, [], (inside) => accumulate(inside, scalar, e.body, undefined));
+      return scalar;
+    }
+    const acc = this.name(block, "acc", { k: "const", type, value: identity }, true);
+    this.loop(block, e.axis, from, to, 1, [], (inside) => accumulate(inside, acc, e.body, axis));
+    return acc;
+  }
+
+  private combine(op: FoldOp, a: ImpExpr, b: ImpExpr): ImpExpr {
+    return binary(op === "sum" ? "add" : op === "product" ? "mul" : op, a, b, impType(a));
+  }
+}
+
+function zero(type: ImpType): ImpExpr {
+  return { k: "const", type, value: 0 };
+}
+
+export function nameOf(e: ImpExpr): string {
+  if (e.k !== "var") throw new Error("expected a variable");
+  return e.name;
+}
+
+export function typeOf(e: Expr): ScalarType {
+  return e.k === "dim" ? "i32" : e.type;
+}
+
+export function foldIdentity(op: FoldOp, type: ScalarType): number {
+  if (op === "sum") return 0;
+  if (op === "product") return 1;
+  if (type === "f32") return op === "max" ? -Infinity : Infinity;
+  return op === "max" ? -2147483648 : 2147483647;
+}
+
+export function children(e: Expr): readonly Expr[] {
+  switch (e.k) {
+    case "const":
+    case "var":
+    case "dim":
+      return [];
+    case "load":
+      return [e.index];
+    case "unary":
+    case "cast":
+      return [e.a];
+    case "binary":
+      return [e.a, e.b];
+    case "select":
+      return [e.cond, e.a, e.b];
+    case "fold":
+      return [e.from, e.to, e.body];
+    default:
+      return e satisfies never;
+  }
+}

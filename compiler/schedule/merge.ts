@@ -1,0 +1,60 @@
+// Merging neighbouring parallel axes: where every index treats (a, b) as the one axis a·|b| + b, an elementwise
+// kernel over many short rows becomes one over a long one.
+
+import { dim, dimAdd, dimMul, dimSub, type Dim } from "../ir/dim.ts";
+import type { Axis, Expr, Stage } from "../ir/kernel/types.ts";
+import { children, type Emitter } from "./emit.ts";
+import { substitute } from "../ir/kernel/intern.ts";
+
+type Store = Extract<Stage, { k: "store" }>;
+
+/** Merges trailing axes as far as every index of every store and load allows. Stores are interned. */
+export function mergeAxes(
+  axes: readonly Axis[],
+  stores: readonly Store[],
+  emitter: Emitter,
+): { readonly axes: readonly Axis[]; readonly stores: readonly Store[] } {
+  let [rest, current] = [axes, stores];
+  for (;;) {
+    const [a, b] = [rest.at(-2), rest.at(-1)];
+    if (a === undefined || b === undefined) return { axes: rest, stores: current };
+    const fits = (index: Expr): boolean => {
+      const [outer, inner] = [coefficient(index, a.name, emitter), coefficient(index, b.name, emitter)];
+      return outer !== undefined && inner !== undefined && outer.text === dimMul(inner, b.extent).text;
+    };
+    if (!current.every((s) => fits(s.index) && everyIndex(s.value, [a.name, b.name], fits, emitter)))
+      return { axes: rest, stores: current };
+    rest = [...rest.slice(0, -2), { name: b.name, extent: dimMul(a.extent, b.extent) }];
+    const zero: Expr = { k: "const", type: "i32", value: 0 };
+    current = current.map((s) => ({
+      ...s,
+      index: emitter.interner.intern(substitute(s.index, a.name, zero)),
+      value: emitter.interner.intern(substitute(s.value, a.name, zero)),
+    }));
+  }
+}
+
+/** Do all loads under `e` fit, and are the axes used for nothing else? */
+function everyIndex(e: Expr, names: readonly string[], fits: (index: Expr) => boolean, emitter: Emitter): boolean {
+  if (!names.some((n) => emitter.reads.of(e).has(n))) return true;
+  if (e.k === "load") return fits(e.index);
+  if (e.k === "var") return false;
+  return children(e).every((c) => everyIndex(c, names, fits, emitter));
+}
+
+/** The factor of `axis` in a linear index, as a size; undefined when the index is not linear in it. */
+export function coefficient(e: Expr, axis: string, emitter: Pick<Emitter, "reads">): Dim | undefined {
+  if (!emitter.reads.of(e).has(axis)) return dim(0);
+  if (e.k === "var") return dim(1);
+  if (e.k !== "binary") return undefined;
+  if (e.op === "add" || e.op === "sub") {
+    const [a, b] = [coefficient(e.a, axis, emitter), coefficient(e.b, axis, emitter)];
+    if (a === undefined || b === undefined) return undefined;
+    return e.op === "add" ? dimAdd(a, b) : dimSub(a, b);
+  }
+  if (e.op !== "mul") return undefined;
+  const [x, y] = emitter.reads.of(e.a).has(axis) ? [e.a, e.b] : [e.b, e.a];
+  const by = y.k === "const" ? dim(y.value) : y.k === "dim" ? y.dim : undefined;
+  const inner = coefficient(x, axis, emitter);
+  return by === undefined || inner === undefined ? undefined : dimMul(inner, by);
+}
