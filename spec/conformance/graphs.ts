@@ -171,6 +171,11 @@ function write(instructions: readonly Instruction[], t: number, n: number, seed:
 export function generatedGraphs(most = 10): fc.Arbitrary<GeneratedGraph> {
   const instruction: fc.Arbitrary<Instruction> = fc.tuple(fc.nat(steps.length - 1), fc.nat(3), fc.nat(7), fc.nat(7));
   return fc
-    .tuple(fc.array(instruction, { minLength: 1, maxLength: most }), fc.integer({ min: 1, max: 9 }), fc.integer({ min: 1, max: 6 }), fc.integer())
+    .tuple(
+      fc.array(instruction, { minLength: 1, maxLength: most }),
+      fc.integer({ min: 1, max: 9 }),
+      fc.integer({ min: 1, max: 6 }),
+      fc.integer(),
+    )
     .map(([instructions, t, n, seed]) => write(instructions, t, n, seed));
 }

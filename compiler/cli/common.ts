@@ -1,0 +1,88 @@
+// What the commands share: reading a program and reporting its diagnostics, choosing a graph, sizes.
+
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import type { Graph } from "../ir/graph/types.ts";
+import { loadProgram, type Program } from "../check/index.ts";
+import { diagnosticsJson, renderDiagnostics } from "../diagnostics/index.ts";
+import { CliError, usageError } from "./errors.ts";
+import type { Terminal } from "./terminal.ts";
+
+export interface CommonOptions {
+  readonly set: readonly string[];
+  readonly json: boolean;
+}
+
+/** `["width=512"]` → `{ width: "512" }`. */
+export function assignments(texts: readonly string[], flag: string): Record<string, string> {
+  const out: Record<string, string> = {};
+  for (const text of texts) {
+    const at = text.indexOf("=");
+    if (at <= 0) throw usageError(`${flag} takes name=value, found "${text}"`);
+    out[text.slice(0, at)] = text.slice(at + 1);
+  }
+  return out;
+}
+
+/** Reads a source file. A missing or unreadable one is the user's error, said with its path. */
+export function readSource(file: string): string {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (cause) {
+    throw new CliError(1, `${file}: cannot be read (${codeOf(cause)})`, { cause });
+  }
+}
+
+export function codeOf(error: unknown): string {
+  if (error instanceof Error && "code" in error && typeof error.code === "string") {
+    return (
+      {
+        ENOENT: "no such file",
+        EACCES: "permission denied",
+        EISDIR: "it is a folder",
+        ENOTDIR: "part of the path is not a folder",
+        ENOSPC: "the disk is full",
+      }[error.code] ?? error.code
+    );
+  }
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** Loads and checks; prints every diagnostic. Throws with exit code 1 when one is an error. */
+export function loadChecked(file: string, options: CommonOptions, terminal: Terminal): Program {
+  readSource(file);
+  const program = loadProgram(file, { readText: (name) => readFileSync(name, "utf8"), config: assignments(options.set, "--set") });
+  if (program.diagnostics.length > 0) {
+    if (options.json) terminal.out(JSON.stringify({ ok: false, diagnostics: diagnosticsJson(program.diagnostics) }, null, 2));
+    else terminal.err(renderDiagnostics(program.diagnostics, program.sources, { color: terminal.color }));
+  }
+  if (program.diagnostics.some((d) => d.severity === "error")) throw new CliError(1, "");
+  return program;
+}
+
+/** The graph named, or the only one, or the one named like the file. */
+export function chooseGraph(program: Program, file: string, name: string | undefined): Graph {
+  const names = [...program.graphs.keys()];
+  if (name !== undefined) {
+    const graph = program.graphs.get(name);
+    if (graph === undefined) throw usageError(`${file} has no graph "${name}"; it has ${names.length === 0 ? "none" : names.join(", ")}`);
+    return graph;
+  }
+  const stem = path.basename(file, ".uhd").replaceAll("-", "_");
+  const graph = program.graphs.get(stem) ?? (names.length === 1 ? program.graphs.get(names[0] ?? "") : undefined);
+  if (graph === undefined) {
+    throw usageError(
+      names.length === 0
+        ? `${file} has no graph to compile`
+        : `${file} has ${names.length} graphs; choose one with --graph: ${names.join(", ")}`,
+    );
+  }
+  return graph;
+}
+
+/** "672x1008" → { W: 672, H: 1008 }. */
+export function imageSize(text: string): { readonly W: number; readonly H: number } {
+  const match = /^(\d{1,6})[x×](\d{1,6})$/.exec(text);
+  if (match === null) throw usageError(`--image-size takes WIDTHxHEIGHT in pixels, found "${text}"`);
+  return { W: Number(match[1]), H: Number(match[2]) };
+}

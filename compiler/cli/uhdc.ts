@@ -1,0 +1,202 @@
+#!/usr/bin/env node
+// The command line. Only declares commands and their options; each command's work is in commands/, loaded
+// when it is asked for, so that `uhdc --help` and `uhdc check` start at once.
+
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { readFileSync } from "node:fs";
+import { CliError } from "./errors.ts";
+import { processTerminal } from "./terminal.ts";
+import type { CommonOptions } from "./common.ts";
+import type { CompileOptions } from "./commands/compile.ts";
+import type { ExplainOptions } from "./commands/explain.ts";
+import type { FormatOptions } from "./commands/fmt.ts";
+import type { RunOptions } from "./commands/run.ts";
+import type { ShapeOptions } from "./commands/shape.ts";
+
+const terminal = processTerminal();
+
+function collect(value: string, before: readonly string[]): readonly string[] {
+  return [...before, value];
+}
+
+function count(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 0) throw new InvalidArgumentError(`expected a whole number, found "${text}"`);
+  return value;
+}
+
+function version(): string {
+  // The package file is two folders up in the sources and three in the build.
+  for (const up of ["../../package.json", "../../../package.json"]) {
+    try {
+      const found: unknown = JSON.parse(readFileSync(new URL(up, import.meta.url), "utf8"));
+      if (typeof found === "object" && found !== null && "name" in found && found.name === "uhd" && "version" in found)
+        return String(found.version);
+    } catch {
+      continue;
+    }
+  }
+  return "unknown";
+}
+
+const setOption = (): Option =>
+  new Option("--set <name=value>", "give a config value; may be repeated")
+    .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
+    .default([], "none");
+const jsonOption = (): Option => new Option("--json", "print data instead of text").default(false);
+const graphOption = (): Option =>
+  new Option("--graph <name>", "which graph of the file; needed when it has several and none has the file's name");
+const sizeOption = (): Option =>
+  new Option("--size <name=value>", "value of an input dimension, as in --size H=1080; may be repeated")
+    .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
+    .default([], "none");
+const fusionOptions = (command: Command): Command =>
+  command
+    .addOption(new Option("--fusion-gas <n>", "stop fusing after n decisions, to find the one that is wrong").argParser(count))
+    .addOption(new Option("--no-fuse", "one kernel for each operation"));
+
+function build(): Command {
+  const program = new Command("uhdc")
+    .description("Checks, compiles, runs and explains .uhd programs: dataflow graphs for vision-language models.")
+    .version(version())
+    .showHelpAfterError("(add --help for the options)")
+    .exitOverride()
+    .configureOutput({ writeOut: (text) => terminal.out(text), writeErr: (text) => terminal.err(text) })
+    .addHelpText(
+      "after",
+      `
+Examples:
+  uhdc check graphs/llava-uhd.uhd
+  uhdc shape graphs/slicing.uhd paper 1920 1080
+  uhdc explain graphs/llava-uhd.uhd --image-size 672x1008
+  uhdc run graphs/llava-uhd.uhd --image photo.jpg --init seeded:1 -o out/
+  uhdc compile graphs/llava-uhd.uhd -o out/
+
+Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is wrong; 3 the device cannot do it.`,
+    );
+
+  program
+    .command("check")
+    .description("report every error of the files, with its place")
+    .argument("<files...>", ".uhd files")
+    .addOption(setOption())
+    .addOption(jsonOption())
+    .addHelpText("after", "\nExamples:\n  uhdc check graphs/*.uhd\n  uhdc check --json my.uhd | jq '.diagnostics[].message'")
+    .action(async (files: string[], options: CommonOptions) => (await import("./commands/check.ts")).check(files, options, terminal));
+
+  program
+    .command("fmt")
+    .description("format files in place; comments are kept")
+    .argument("<files...>", ".uhd files, or - for standard input")
+    .option("--check", "change nothing; exit with 1 when a file is not formatted", false)
+    .addHelpText("after", "\nExamples:\n  uhdc fmt graphs/*.uhd\n  uhdc fmt --check graphs/*.uhd\n  uhdc fmt - < a.uhd > b.uhd")
+    .action(async (files: string[], options: FormatOptions) => (await import("./commands/fmt.ts")).fmt(files, options, terminal));
+
+  program
+    .command("shape")
+    .description("evaluate a shape function and print what it gives as JSON")
+    .argument("<file>", ".uhd file")
+    .argument("<function>", "name of a fn in the file")
+    .argument("[args...]", "its arguments: numbers, true, false, or JSON")
+    .option("--batch", "read one argument list a line from standard input; print one result a line", false)
+    .addOption(setOption())
+    .addHelpText(
+      "after",
+      "\nExamples:\n  uhdc shape graphs/slicing.uhd paper 1920 1080\n  printf '672 1008\\n300 1200\\n' | uhdc shape graphs/slicing.uhd v1 --batch",
+    )
+    .action(async (file: string, name: string, args: string[], options: ShapeOptions) =>
+      (await import("./commands/shape.ts")).shape(file, name, args, options, terminal),
+    );
+
+  fusionOptions(
+    program
+      .command("compile")
+      .description("compile a graph to an artefact: plan, kernels, manifest and a typed TypeScript module")
+      .argument("<file>", ".uhd file")
+      .option("-o, --out <folder>", "where to write the artefact")
+      .addOption(
+        new Option("--emit <level>", "print one level instead of writing the artefact").choices(["graph", "kernel", "imp", "plan", "wasm"]),
+      )
+      .addOption(
+        new Option("--dump-after <pass>", "print the program after this pass; may be repeated")
+          .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
+          .default([], "none"),
+      )
+      .addOption(graphOption())
+      .addOption(setOption())
+      .addOption(jsonOption()),
+  )
+    .addHelpText(
+      "after",
+      "\nExamples:\n  uhdc compile graphs/llava-uhd.uhd -o out/\n  uhdc compile graphs/clip-vit.uhd --emit kernel\n  uhdc compile graphs/resampler.uhd --emit wasm > kernels.wasm\n  uhdc compile graphs/llava-uhd.uhd --set width=5120 -o out-13b/",
+    )
+    .action(async (file: string, options: CompileOptions) => (await import("./commands/compile.ts")).compile(file, options, terminal));
+
+  fusionOptions(
+    program
+      .command("run")
+      .description("run a graph on an image and write its outputs")
+      .argument("<file>", ".uhd file, or the folder of an artefact")
+      .requiredOption("--image <photo>", "JPEG, PNG or WebP")
+      .option("-o, --out <folder>", "where to write the visual sequence and the contact sheet", "out")
+      .option("--weights <path...>", "safetensors files, or model.safetensors.index.json")
+      .option("--weights-prefix <text>", "prefix that the checkpoint's names have in front of the graph's")
+      .option("--init <rule>", "make weights when there is no checkpoint: seeded:N")
+      .addOption(new Option("--threads <n>", "threads to use").argParser(count))
+      .addOption(new Option("--device <name>", "where to run").choices(["auto", "wasm"]).default("auto"))
+      .addOption(graphOption())
+      .addOption(setOption())
+      .addOption(jsonOption()),
+  )
+    .addHelpText(
+      "after",
+      "\nExamples:\n  uhdc run graphs/llava-uhd.uhd --image photo.jpg --init seeded:1\n  uhdc run graphs/llava-uhd.uhd --image photo.jpg --weights clip.safetensors projector.safetensors -o out/\n  uhdc run out/ --image photo.jpg --init seeded:1 --json",
+    )
+    .action(async (file: string, options: RunOptions) => (await import("./commands/run.ts")).run(file, options, terminal));
+
+  fusionOptions(
+    program
+      .command("explain")
+      .description("show each kernel with its source lines, operations, bytes, memory, and why neighbours were not fused")
+      .argument("<file>", ".uhd file")
+      .option("--image-size <WxH>", "size of the image input, as in 1920x1080")
+      .addOption(sizeOption())
+      .addOption(graphOption())
+      .addOption(setOption())
+      .addOption(jsonOption()),
+  )
+    .addHelpText(
+      "after",
+      "\nExamples:\n  uhdc explain graphs/llava-uhd.uhd --image-size 672x1008\n  uhdc explain graphs/clip-vit.uhd --graph encoder --size T=577 --json",
+    )
+    .action(async (file: string, options: ExplainOptions) => (await import("./commands/explain.ts")).explain(file, options, terminal));
+
+  return program;
+}
+
+async function main(): Promise<number> {
+  try {
+    await build().parseAsync();
+    return 0;
+  } catch (error) {
+    terminal.done();
+    if (error instanceof CliError) {
+      if (error.message !== "") terminal.err(error.message);
+      return error.code;
+    }
+    // Commander has already printed its message; help and version end with code 0.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    const { explainFailure } = await import("./failures.ts");
+    const failure = explainFailure(error);
+    terminal.err(failure.message);
+    return failure.code;
+  }
+}
+
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  // The reader went away (`uhdc … | head`): nothing more to say.
+  if (error.code === "EPIPE") process.exit(0);
+  throw error;
+});
+
+process.exitCode = await main();

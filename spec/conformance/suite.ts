@@ -1,0 +1,166 @@
+// One conformance suite for every device: each op of the table on generated calls, and generated graphs, compared
+// with the float64 reference. Compiled with fusion or without; every row of devices.ts runs the same modules.
+
+import * as fc from "fast-check";
+import { afterAll, describe, expect, test } from "vitest";
+import { compileGraph } from "../../compiler/compile.ts";
+import { evalGraph } from "../../compiler/ir/graph/eval.ts";
+import { isFloat } from "../../compiler/ir/dtype.ts";
+import type { RefTensor } from "../../ops/define.ts";
+import { opNames, ops, referenceOf, type OpName } from "../../ops/index.ts";
+import { Session } from "../../runtime/session.ts";
+import { batchOf, caseOf, generatedCases, type OpCase } from "./cases.ts";
+import { difference } from "./compare.ts";
+import { deviceRows, type Compiled, type DeviceRow } from "./devices.ts";
+import { generatedGraphs, type GeneratedGraph } from "./graphs.ts";
+import { runs, seed } from "./property.ts";
+import { fromRuntime, toRuntime } from "./tensors.ts";
+
+/** Calls in one compilation. */
+const batchSize = 25;
+/** Generated graphs are compiled one by one, so there are fewer. */
+const graphRuns = Math.max(10, Math.floor(runs / 4));
+
+interface Tally {
+  compared: number;
+  readonly notRun: string | undefined;
+}
+
+type Tensors = Readonly<Record<string, RefTensor>>;
+
+async function runOn(row: DeviceRow, compiled: Compiled, inputs: Tensors, params: Tensors): Promise<Tensors> {
+  const device = await row.open(compiled);
+  try {
+    const weights = new Map(Object.entries(params).map(([name, t]) => [name, toRuntime(t)]));
+    const session = await Session.create(compiled, weights.size > 0 ? { device, weights } : { device });
+    try {
+      const given = Object.fromEntries(Object.entries(inputs).map(([name, t]) => [name, toRuntime(t)]));
+      const { outputs } = await session.run(given);
+      return Object.fromEntries(Object.entries(outputs).map(([name, t]) => [name, fromRuntime(t)]));
+    } finally {
+      await session.close();
+    }
+  } finally {
+    await row.close(device);
+  }
+}
+
+/** What is wrong with the result of case `c`, if anything. */
+function wrong(c: OpCase, found: RefTensor | undefined): string | undefined {
+  const op = ops[c.op];
+  if (found === undefined) return "there is no result";
+  return difference(c.expected, found, op.tolerance, op.kind === "elementwise" || op.kind === "movement");
+}
+
+/** The smallest failing call like `c`, as text; undefined when a call alone does not fail. */
+async function shrunk(name: OpName, row: DeviceRow, fuse: boolean): Promise<string | undefined> {
+  const calls = fc.tuple(ops[name].samples(fc), fc.boolean());
+  const report = await fc.check(
+    fc.asyncProperty(calls, async ([sample, symbolic]) => {
+      const batch = batchOf([caseOf(name, sample, symbolic)]);
+      const outputs = await runOn(row, compileGraph(batch.graph, { target: "wasm", fuse }), batch.inputs, {});
+      const message = batch.cases[0] === undefined ? undefined : wrong(batch.cases[0], outputs.c0);
+      if (message !== undefined) throw new Error(message);
+    }),
+    { numRuns: runs, seed, interruptAfterTimeLimit: 30_000 },
+  );
+  return report.failed && report.counterexample !== null ? fc.defaultReportMessage(report) : undefined;
+}
+
+/** How far f32 may take a graph from its reference: as far as rounding every value of the reference does, with room. */
+function roundingOf(g: GeneratedGraph): { readonly expected: Tensors; readonly allowed: (name: string) => number } {
+  const { inputs, params } = g;
+  const exact = evalGraph(g.graph, referenceOf, { inputs, params });
+  const rounded = evalGraph(
+    g.graph,
+    (op, operands, attrs, out) => {
+      const result = referenceOf(op, operands, attrs, out);
+      return isFloat(out.dtype) ? { ...result, data: result.data.map(Math.fround) } : result;
+    },
+    { inputs, params },
+  );
+  const allowed = (name: string): number => {
+    const [a, b] = [exact.outputs[name]?.data ?? [], rounded.outputs[name]?.data ?? []];
+    let [apart, largest] = [0, 1];
+    for (const [i, x] of a.entries()) {
+      apart = Math.max(apart, Math.abs(x - (b[i] ?? NaN)));
+      largest = Math.max(largest, Math.abs(x));
+    }
+    return 64 * apart + 1e-5 * largest;
+  };
+  return { expected: exact.outputs, allowed };
+}
+
+/** Registers the suite, with fusion or without. */
+export async function conformance(fuse: boolean): Promise<void> {
+  const rows = await Promise.all(
+    deviceRows.map(async (row) => ({ row, tally: { compared: 0, notRun: await row.unavailable() } as Tally })),
+  );
+  const ready = rows.filter(({ tally }) => tally.notRun === undefined);
+  const title = fuse ? "fused" : "unfused";
+
+  describe(`every op, ${title}, is what its reference says`, () => {
+    test.each(opNames)("%s", { timeout: 600_000 }, async (name) => {
+      const cases = generatedCases(name, runs, seed);
+      for (let first = 0; first < cases.length; first += batchSize) {
+        const batch = batchOf(cases.slice(first, first + batchSize));
+        const compiled = compileGraph(batch.graph, { target: "wasm", fuse });
+        for (const { row, tally } of ready) {
+          const outputs = await runOn(row, compiled, batch.inputs, {});
+          for (const [i, c] of batch.cases.entries()) {
+            const message = wrong(c, outputs[`c${i}`]);
+            if (message !== undefined) {
+              const smaller = await shrunk(name, row, fuse);
+              throw new Error(
+                `${row.name}, ${title}, case ${first + i} of seed ${seed}: ${message}\n${smaller ?? `it fails only in its batch: ${fc.stringify(c.sample)}`}`,
+              );
+            }
+            tally.compared++;
+          }
+        }
+      }
+    });
+  });
+
+  describe(`generated graphs, ${title}, are what their references say`, () => {
+    test("on every device", { timeout: 600_000 }, async () => {
+      await fc.assert(
+        fc.asyncProperty(generatedGraphs(), async (g) => {
+          const { expected, allowed } = roundingOf(g);
+          const compiled = compileGraph(g.graph, { target: "wasm", fuse });
+          for (const { row, tally } of ready) {
+            const outputs = await runOn(row, compiled, g.inputs, g.params);
+            for (const [name, want] of Object.entries(expected)) {
+              const found = outputs[name];
+              const tolerance = {
+                absolute: allowed(name),
+                relative: 0,
+                why: "Sixty-four times what rounding every value of the reference does.",
+              };
+              const message = found === undefined ? "there is no result" : difference(want, found, tolerance, false);
+              if (message !== undefined) throw new Error(`${row.name}, ${title}: ${name}: ${message}`);
+            }
+            tally.compared++;
+          }
+        }),
+        { numRuns: graphRuns, seed },
+      );
+    });
+  });
+
+  describe(`devices, ${title}`, () => {
+    for (const { row, tally } of rows) {
+      test(row.name, (context) => {
+        if (tally.notRun !== undefined) context.skip(`not run: ${tally.notRun}`);
+        expect(tally.compared).toBeGreaterThanOrEqual(opNames.length * runs);
+      });
+    }
+  });
+
+  afterAll(() => {
+    const lines = rows.map(
+      ({ row, tally }) => `  ${row.name}: ${tally.notRun === undefined ? `${tally.compared} cases compared` : `not run: ${tally.notRun}`}`,
+    );
+    console.log([`conformance, ${title}, seed ${seed}, ${runs} cases an op`, ...lines].join("\n"));
+  });
+}
