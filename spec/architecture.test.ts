@@ -17,7 +17,14 @@ interface Edge {
 let edges: readonly Edge[] = [];
 
 beforeAll(() => {
-  const project = new Project({ compilerOptions: { module: ts.ModuleKind.NodeNext, moduleResolution: ts.ModuleResolutionKind.NodeNext, allowImportingTsExtensions: true, noEmit: true } });
+  const project = new Project({
+    compilerOptions: {
+      module: ts.ModuleKind.NodeNext,
+      moduleResolution: ts.ModuleResolutionKind.NodeNext,
+      allowImportingTsExtensions: true,
+      noEmit: true,
+    },
+  });
   project.addSourceFilesAtPaths(["compiler", "ops", "runtime"].map((folder) => path.join(root, folder, "**/*.ts")));
   const found: Edge[] = [];
   for (const file of project.getSourceFiles()) {
@@ -32,7 +39,8 @@ beforeAll(() => {
     }
     for (const call of file.getDescendantsOfKind(ts.SyntaxKind.CallExpression)) {
       const argument = call.getArguments()[0];
-      if (call.getExpression().getKind() === ts.SyntaxKind.ImportKeyword && argument?.isKind(ts.SyntaxKind.StringLiteral)) add(argument.getLiteralValue(), false);
+      if (call.getExpression().getKind() === ts.SyntaxKind.ImportKeyword && argument?.isKind(ts.SyntaxKind.StringLiteral))
+        add(argument.getLiteralValue(), false);
     }
   }
   edges = found;

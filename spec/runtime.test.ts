@@ -224,8 +224,8 @@ describe("bad inputs", () => {
     await using session = await create();
     await session.run({ x: tensor(1) });
     const used = session.device.used;
-    const huge = session.layout({ x: [300_000_000] });
-    expect(huge.arenaBytes).toBeGreaterThan(1e9);
+    const huge = session.layout({ x: [100_000_000] });
+    expect(huge.arenaBytes).toBeGreaterThanOrEqual(4e8);
     const bounded: Plan = { ...handPlan, buffers: handPlan.buffers.map((b) => (b.name === "middle" ? { ...b, shape: ["1000000*N"] } : b)) };
     await using wide = await create({}, bounded);
     const error: unknown = await wide.run({ x: tensor(...Array.from({ length: 5000 }, () => 1)) }).catch((e: unknown) => e);

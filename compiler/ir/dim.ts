@@ -4,8 +4,7 @@
 
 /** One indivisible factor of a monomial. */
 export type Atom =
-  | { readonly kind: "symbol"; readonly name: string }
-  | { readonly kind: "div" | "mod" | "min" | "max"; readonly a: Dim; readonly b: Dim };
+  { readonly kind: "symbol"; readonly name: string } | { readonly kind: "div" | "mod" | "min" | "max"; readonly a: Dim; readonly b: Dim };
 
 /** coefficient · product of atoms; atoms are sorted by their text and may repeat (powers). */
 export interface Monomial {

@@ -170,14 +170,12 @@ export const attention = defineOp({
         const [tq, tk] = [qs.at(-1) ?? 0, ks.at(-1) ?? 0];
         const segment = segments.flatMap(([n], p) => new Array<number>(n).fill(p));
         const of = (shape: readonly number[]) => tensorOf(fc, "f32", shape, reals(fc, -2, 2));
-        return fc
-          .tuple(of([tq, hq, d]), of([tk, hk, d]), of([tk, hk, dv]))
-          .map((qkv) =>
-            smooth([...qkv, tensor("i32", [tq], segment), tensor("i32", [qs.length], qs), tensor("i32", [ks.length], ks)], {
-              scale: d ** -0.5,
-              causal: isCausal,
-            }),
-          );
+        return fc.tuple(of([tq, hq, d]), of([tk, hk, d]), of([tk, hk, dv])).map((qkv) =>
+          smooth([...qkv, tensor("i32", [tq], segment), tensor("i32", [qs.length], qs), tensor("i32", [ks.length], ks)], {
+            scale: d ** -0.5,
+            causal: isCausal,
+          }),
+        );
       }),
 });
 

@@ -39,9 +39,7 @@ export interface ParamNode extends NodeBase {
 }
 
 /** How `--init seeded:N` makes a parameter when no checkpoint is given. */
-export type ParamInit =
-  | { readonly kind: "constant"; readonly value: number }
-  | { readonly kind: "normal"; readonly std: number };
+export type ParamInit = { readonly kind: "constant"; readonly value: number } | { readonly kind: "normal"; readonly std: number };
 
 /** A tensor known at compile time. `data` has one element (splat) or as many as the constant shape. */
 export interface ConstantNode extends NodeBase {

@@ -14,13 +14,31 @@ export type ImpType = "i32" | "f32" | "bool" | "f32x4" | "i32x4" | `ptr:${string
 
 /** As in Kernel IR; on f32x4/i32x4 lane by lane. `bool` results of vector compares are i32x4 masks (0 or -1). */
 export type ImpUnary =
-  | "neg" | "abs" | "sqrt" | "floor" | "ceil" | "round" | "trunc" | "not" | "sign"
-  | "exp" | "log" | "rsqrt" | "sin" | "cos" | "tanh" | "erf";
+  "neg" | "abs" | "sqrt" | "floor" | "ceil" | "round" | "trunc" | "not" | "sign" | "exp" | "log" | "rsqrt" | "sin" | "cos" | "tanh" | "erf";
 
 export type ImpBinary =
-  | "add" | "sub" | "mul" | "div" | "mod" | "min" | "max" | "pow"
-  | "eq" | "ne" | "lt" | "le" | "gt" | "ge" | "and" | "or"
-  | "bitand" | "bitor" | "bitxor" | "shl" | "shr" | "shru";
+  | "add"
+  | "sub"
+  | "mul"
+  | "div"
+  | "mod"
+  | "min"
+  | "max"
+  | "pow"
+  | "eq"
+  | "ne"
+  | "lt"
+  | "le"
+  | "gt"
+  | "ge"
+  | "and"
+  | "or"
+  | "bitand"
+  | "bitor"
+  | "bitxor"
+  | "shl"
+  | "shr"
+  | "shru";
 
 export type ImpExpr =
   /** One number for a scalar or a splat; four for a vector. */
@@ -54,7 +72,13 @@ export type ImpExpr =
   | { readonly k: "splat"; readonly a: ImpExpr; readonly type: "f32x4" | "i32x4" }
   | { readonly k: "lane"; readonly a: ImpExpr; readonly lane: number; readonly type: "f32" | "i32" }
   /** Lanes 0-3 are of a, 4-7 of b. */
-  | { readonly k: "shuffle"; readonly a: ImpExpr; readonly b: ImpExpr; readonly lanes: readonly [number, number, number, number]; readonly type: ImpType }
+  | {
+      readonly k: "shuffle";
+      readonly a: ImpExpr;
+      readonly b: ImpExpr;
+      readonly lanes: readonly [number, number, number, number];
+      readonly type: ImpType;
+    }
   /** All four lanes combined, as (0+2)+(1+3). */
   | { readonly k: "across"; readonly op: "add" | "min" | "max" | "mul"; readonly a: ImpExpr; readonly type: "f32" | "i32" };
 
@@ -67,7 +91,14 @@ export type ImpStmt =
   /** The first `count` (1-3) lanes of a vector, for tails. */
   | { readonly k: "storeLanes"; readonly ptr: ImpExpr; readonly offset: number; readonly value: ImpExpr; readonly count: number }
   /** name = from; name < to; name += step (step > 0, constant). The body may run zero times. */
-  | { readonly k: "for"; readonly name: string; readonly from: ImpExpr; readonly to: ImpExpr; readonly step: number; readonly body: readonly ImpStmt[] }
+  | {
+      readonly k: "for";
+      readonly name: string;
+      readonly from: ImpExpr;
+      readonly to: ImpExpr;
+      readonly step: number;
+      readonly body: readonly ImpStmt[];
+    }
   | { readonly k: "while"; readonly cond: ImpExpr; readonly body: readonly ImpStmt[] }
   | { readonly k: "if"; readonly cond: ImpExpr; readonly then: readonly ImpStmt[]; readonly else: readonly ImpStmt[] }
   /** All lanes of the unit arrive before any continues. */

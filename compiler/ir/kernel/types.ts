@@ -15,8 +15,7 @@ export function scalarTypeOf(dtype: DType): ScalarType {
 
 /** f32 unless noted. round is half to even. sign(NaN) is NaN, sign(-0) is -0. */
 export type UnaryOp =
-  | "neg" | "abs" | "sign" | "exp" | "log" | "sqrt" | "rsqrt" | "sin" | "cos" | "tanh" | "erf"
-  | "floor" | "ceil" | "round" | "trunc" | "not";
+  "neg" | "abs" | "sign" | "exp" | "log" | "sqrt" | "rsqrt" | "sin" | "cos" | "tanh" | "erf" | "floor" | "ceil" | "round" | "trunc" | "not";
 
 /**
  * add…max work on f32 and i32 (i32 wraps); min and max give NaN when either is NaN, and order -0 below +0.
@@ -25,9 +24,27 @@ export type UnaryOp =
  * Comparisons give bool; every comparison with NaN but `ne` is false.
  */
 export type BinaryOp =
-  | "add" | "sub" | "mul" | "div" | "mod" | "min" | "max" | "pow"
-  | "eq" | "ne" | "lt" | "le" | "gt" | "ge" | "and" | "or"
-  | "bitand" | "bitor" | "bitxor" | "shl" | "shr";
+  | "add"
+  | "sub"
+  | "mul"
+  | "div"
+  | "mod"
+  | "min"
+  | "max"
+  | "pow"
+  | "eq"
+  | "ne"
+  | "lt"
+  | "le"
+  | "gt"
+  | "ge"
+  | "and"
+  | "or"
+  | "bitand"
+  | "bitor"
+  | "bitxor"
+  | "shl"
+  | "shr";
 
 /** Identity elements: sum 0, product 1, max -infinity (i32: -2^31), min +infinity (i32: 2^31-1). NaN propagates. */
 export type FoldOp = "sum" | "product" | "max" | "min";
@@ -47,7 +64,15 @@ export type Expr =
   /** f32→i32 truncates and saturates, NaN → 0; to bool is `≠ 0`; bool → 0 or 1. */
   | { readonly k: "cast"; readonly a: Expr; readonly type: ScalarType }
   /** `op` over axis = from … to-1. f32 sums accumulate in f32. */
-  | { readonly k: "fold"; readonly op: FoldOp; readonly axis: string; readonly from: Expr; readonly to: Expr; readonly body: Expr; readonly type: ScalarType };
+  | {
+      readonly k: "fold";
+      readonly op: FoldOp;
+      readonly axis: string;
+      readonly from: Expr;
+      readonly to: Expr;
+      readonly body: Expr;
+      readonly type: ScalarType;
+    };
 
 export interface Axis {
   readonly name: string;
