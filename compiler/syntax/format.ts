@@ -1,4 +1,4 @@
-// The formatter: one layout for every program, at most 100 columns where that is possible. Keeps comments, the
+// The formatter: one layout for every program, at most 120 columns where that is possible. Keeps comments, the
 // parentheses that were written, single blank lines, and blocks that were written over several lines. Formatting
 // what it wrote changes nothing. Rows and comments are in rows.ts, layout in doc.ts.
 
@@ -19,12 +19,12 @@ import type {
   Subscript,
   TypeExpr,
 } from "./ast.ts";
-import { group, indent, layout, line, softline, type Doc } from "./doc.ts";
+import { group, indent, join, layout, line, softline, type Doc } from "./doc.ts";
 import { parseFile } from "./index.ts";
 import { Source, type Piece } from "./rows.ts";
 
 /** Columns that lines are broken to fit. */
-export const formatWidth = 100;
+export const formatWidth = 120;
 
 /** The text laid out afresh. A file with syntax errors comes back as it was. */
 export function formatFile(text: string, file: string): string {
@@ -59,11 +59,16 @@ function item(s: Source, i: Item): Doc {
     case "fn": {
       const head = [
         `fn ${i.name.name}`,
-        parameters(s, i.params, i.name.span.end),
+        parameters(s, i.params, i.name.span.end, false),
         i.result === undefined ? "" : [" -> ", type(s, i.result)],
       ];
       const short = i.body.value !== undefined && i.body.span.start === i.body.value.span.start;
-      if (short && i.body.value !== undefined) return [group(head), " = ", expr(s, i.body.value)];
+      if (short && i.body.value !== undefined) {
+        const body = expr(s, i.body.value);
+        // What starts with a bracket breaks inside it, anything else goes to a line of its own.
+        const inside = ["tuple", "list", "comprehension", "record"].includes(i.body.value.kind);
+        return [group(head), " =", inside ? [" ", body] : group(indent([line, body]))];
+      }
       return [group(head), " ", block(s, i.body)];
     }
     case "module": {
@@ -116,12 +121,13 @@ function settings(s: Source, list: readonly Setting[], from: number): Doc {
   return s.braces(s.next("{", from), pieces);
 }
 
-function parameters(s: Source, params: readonly Parameter[], from: number): Doc {
+/** `grouped` is false where the list breaks with what is around it. */
+function parameters(s: Source, params: readonly Parameter[], from: number, grouped = true): Doc {
   const pieces = params.map((p): Piece => ({
     span: p.span,
     doc: () => [`${p.name.name}: `, type(s, p.type), p.value === undefined ? "" : [" = ", expr(s, p.value)]],
   }));
-  return s.list("(", from, pieces);
+  return s.list("(", from, pieces, { grouped });
 }
 
 function signature(s: Source, params: readonly Parameter[], results: readonly Result[], from: number): Doc {
@@ -130,7 +136,7 @@ function signature(s: Source, params: readonly Parameter[], results: readonly Re
   const result = (r: Result): Doc => [r.name === undefined ? "" : `${r.name.name}: `, type(s, r.type)];
   const bare = results.length === 1 && one !== undefined && (one.name !== undefined || one.type.kind !== "tuple");
   const pieces = results.map((r): Piece => ({ span: r.span, doc: () => result(r) }));
-  return [parameters(s, params, from), " -> ", bare && one !== undefined ? result(one) : s.list("(", arrow, pieces)];
+  return [parameters(s, params, from, false), " -> ", bare && one !== undefined ? result(one) : s.list("(", arrow, pieces)];
 }
 
 // ---- Blocks and statements ----
@@ -283,9 +289,7 @@ function bare(s: Source, e: Expr): Doc {
         e.items.map((i) => piece(s, i)),
       );
     case "comprehension":
-      return s.list("[", e.span.start, [piece(s, e.body), ...e.clauses.map((c): Piece => ({ span: c.span, doc: () => clause(s, c) }))], {
-        separator: "",
-      });
+      return s.list("[", e.span.start, [piece(s, e.body), ...clauses(s, e.clauses)], { separator: "" });
     case "record": {
       const fields = e.fields.map((f): Piece => ({
         span: around(f.name.span, f.value.span),
@@ -364,6 +368,24 @@ function conditional(s: Source, e: Extract<Expr, { kind: "if" }>): Doc {
   const chained = again?.kind === "if" && again.span.start === e.otherwise.span.start;
   const otherwise = chained ? conditional(s, again) : block(s, e.otherwise, false);
   return ["if ", expr(s, e.condition), " ", block(s, e.then, false), " else ", otherwise];
+}
+
+/** All clauses on one line where they fit. */
+function clauses(s: Source, list: readonly Clause[]): readonly Piece[] {
+  const [first, last] = [list[0], list.at(-1)];
+  if (first === undefined || last === undefined) return [];
+  return [
+    {
+      span: around(first.span, last.span),
+      doc: () =>
+        group(
+          join(
+            line,
+            list.map((c) => clause(s, c)),
+          ),
+        ),
+    },
+  ];
 }
 
 function clause(s: Source, c: Clause): Doc {
