@@ -3,11 +3,12 @@
 
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { IrParseError } from "../compiler/ir/cursor.ts";
 import { dim, dimAdd, dimSymbol } from "../compiler/ir/dim.ts";
 import { dtypes } from "../compiler/ir/dtype.ts";
 import { GraphBuilder } from "../compiler/ir/graph/build.ts";
 import { evalGraph } from "../compiler/ir/graph/eval.ts";
-import { GraphParseError, parseGraph } from "../compiler/ir/graph/parse.ts";
+import { parseGraph } from "../compiler/ir/graph/parse.ts";
 import { printGraph } from "../compiler/ir/graph/print.ts";
 import type { AttrValue, Graph, GraphNode } from "../compiler/ir/graph/types.ts";
 import { verifyGraph } from "../compiler/ir/graph/verify.ts";
@@ -156,7 +157,7 @@ describe("the text of a graph", () => {
       try {
         parseGraph(text);
       } catch (error) {
-        if (error instanceof GraphParseError) return error.message;
+        if (error instanceof IrParseError) return error.message;
         throw error;
       }
       return "accepted";
@@ -177,7 +178,7 @@ describe("the text of a graph", () => {
         try {
           parseGraph(text.slice(0, at) + insert + text.slice(at + length));
         } catch (error) {
-          expect(error).toBeInstanceOf(GraphParseError);
+          expect(error).toBeInstanceOf(IrParseError);
         }
       },
     );

@@ -2,21 +2,11 @@
 // and host code included. Does not check the graph (see verify.ts).
 
 import type { Dim } from "../dim.ts";
-import type { Loc, Span } from "../loc.ts";
+import type { Loc } from "../loc.ts";
+import { SpanWriter } from "../spans.ts";
+import { jsonText, numberText } from "../text.ts";
 import { typeText } from "./build.ts";
 import type { Attrs, AttrValue, Graph, GraphNode } from "./types.ts";
-
-/** The text of a number that reads back as the same number: NaN, infinities and -0 included. */
-export function numberText(value: number): string {
-  return Object.is(value, -0) ? "-0" : String(value);
-}
-
-/** JSON in which numbers that JSON lacks are written as strings under the key `$number`. */
-export function jsonText(value: unknown): string {
-  return JSON.stringify(value, (_key, v: unknown) =>
-    typeof v === "number" && (!Number.isFinite(v) || Object.is(v, -0)) ? { $number: numberText(v) } : v,
-  );
-}
 
 function isDim(value: AttrValue): value is Dim {
   return typeof value === "object" && "monomials" in value;
@@ -68,32 +58,19 @@ function definition(node: GraphNode): string {
   }
 }
 
-function spanText(s: Span): string {
-  return `${JSON.stringify(s.file)} ${s.start} ${s.end} ${s.line}:${s.column} ${s.endLine}:${s.endColumn}`;
-}
-
 /**
  * The whole graph. Spans are numbered and listed first, since the outer ones of a chain repeat on many values.
  * With `locations: false` they are left out, for reading and for snapshots; the text then reads back without them.
  */
 export function printGraph(graph: Graph, options: { readonly locations?: boolean } = {}): string {
-  const spans = new Map<string, number>();
-  const locText = (loc: Loc): string => {
-    if (options.locations === false || loc.length === 0) return "";
-    const numbers = loc.map((span) => {
-      const text = spanText(span);
-      const number = spans.get(text) ?? spans.size;
-      spans.set(text, number);
-      return number;
-    });
-    return ` @ ${numbers.join(" ")}`;
-  };
+  const spans = new SpanWriter();
+  const locText = (loc: Loc): string => (options.locations === false || loc.length === 0 ? "" : ` @ ${spans.loc(loc)}`);
   const values = graph.nodes.map((node) => `  ${nodeText(node)}${locText(node.loc)}`);
   const symbols = graph.symbols.map((s) => `  symbol ${s.name}: ${s.lower}..${s.upper ?? ""}`);
   const host = graph.host.functions.length + graph.host.bindings.length === 0 ? [] : [`  host ${jsonText(graph.host)}`];
   return [
     `graph ${JSON.stringify(graph.name)} {`,
-    ...[...spans].map(([text, number]) => `  span ${number} = ${text}`),
+    ...spans.lines(),
     ...symbols,
     ...host,
     ...values,

@@ -1,0 +1,190 @@
+// Expressions of kernels as text. What occurs more than once is written once, as a numbered definition
+// (`%3 = …`), so that the text is linear in the number of different expressions. A definition stands for its
+// text: names in it mean what they mean where it is used, axes of folds around it included. Types are written
+// only where they are not what operands, buffers and earlier `let`s say.
+//
+// `4` is an i32 constant, `4.0` an f32 one, `{T + 1}` a size, `x[i]` a load, `f32(e)` a conversion.
+
+import { numberText, nameText } from "../text.ts";
+import { typeOfExpr } from "./build.ts";
+import { Interner } from "./intern.ts";
+import { scalarTypeOf, type BinaryOp, type Expr, type KernelBuffer, type ScalarType } from "./types.ts";
+
+/** How an operation between its operands is written, and how tightly it binds. All associate to the left. */
+interface Infix {
+  readonly sign: string;
+  readonly level: 0 | 1 | 2 | 3;
+}
+
+/** Operations that are missing here are written like calls. Of levels 0 and 1 there is one in a row at most. */
+export const infix: Readonly<Partial<Record<BinaryOp, Infix>>> = {
+  mul: { sign: "*", level: 3 },
+  div: { sign: "/", level: 3 },
+  add: { sign: "+", level: 2 },
+  sub: { sign: "-", level: 2 },
+  eq: { sign: "==", level: 1 },
+  ne: { sign: "!=", level: 1 },
+  lt: { sign: "<", level: 1 },
+  le: { sign: "<=", level: 1 },
+  gt: { sign: ">", level: 1 },
+  ge: { sign: ">=", level: 1 },
+  and: { sign: "&&", level: 0 },
+  or: { sign: "||", level: 0 },
+  bitand: { sign: "&", level: 0 },
+  bitor: { sign: "|", level: 0 },
+  bitxor: { sign: "^", level: 0 },
+  shl: { sign: "<<", level: 0 },
+  shr: { sign: ">>", level: 0 },
+};
+
+const comparisons: ReadonlySet<BinaryOp> = new Set(["eq", "ne", "lt", "le", "gt", "ge"]);
+
+/** What names have for types without further words: buffers by their dtype, `let`s as declared, all else i32. */
+export class Declared {
+  readonly #buffers: ReadonlyMap<string, ScalarType>;
+  readonly #lets = new Map<string, ScalarType>();
+
+  constructor(buffers: readonly KernelBuffer[]) {
+    this.#buffers = new Map(buffers.map((b) => [b.name, scalarTypeOf(b.dtype)]));
+  }
+
+  let(name: string, type: ScalarType): void {
+    this.#lets.set(name, type);
+  }
+
+  /** The type of `e` when nothing is said about it. */
+  typeOf(e: Expr): ScalarType {
+    switch (e.k) {
+      case "const":
+      case "cast":
+        return e.type;
+      case "dim":
+        return "i32";
+      case "var":
+        return this.#lets.get(e.name) ?? "i32";
+      case "load":
+        return this.#buffers.get(e.buffer) ?? "f32";
+      case "unary":
+        return typeOfExpr(e.a);
+      case "binary":
+        return comparisons.has(e.op) ? "bool" : typeOfExpr(e.a);
+      case "select":
+        return typeOfExpr(e.a);
+      case "fold":
+        return typeOfExpr(e.body);
+      default:
+        return e satisfies never;
+    }
+  }
+}
+
+function constantText(type: ScalarType, value: number): string {
+  const text = numberText(value);
+  if (type === "bool" && (Object.is(value, 0) || value === 1)) return value === 1 ? "true" : "false";
+  if (type === "f32") return /^-?\d+$/.test(text) ? `${text}.0` : text;
+  return type === "i32" && /^-?\d+$/.test(text) && text !== "-0" ? text : `${type}#${text}`;
+}
+
+function operands(e: Expr): readonly Expr[] {
+  switch (e.k) {
+    case "const":
+    case "var":
+    case "dim":
+      return [];
+    case "load":
+      return [e.index];
+    case "unary":
+    case "cast":
+      return [e.a];
+    case "binary":
+      return [e.a, e.b];
+    case "select":
+      return [e.cond, e.a, e.b];
+    case "fold":
+      return [e.from, e.to, e.body];
+    default:
+      return e satisfies never;
+  }
+}
+
+const isLeaf = (e: Expr): boolean => operands(e).length === 0;
+/** Short enough to be written again each time. */
+const isShort = (e: Expr): boolean => isLeaf(e) || (e.k === "load" && isLeaf(e.index)) || (e.k === "cast" && isLeaf(e.a));
+
+export class ExprWriter {
+  readonly declared: Declared;
+  readonly #interner = new Interner();
+  readonly #uses = new Map<Expr, number>();
+  readonly #numbers = new Map<Expr, number>();
+
+  constructor(buffers: readonly KernelBuffer[]) {
+    this.declared = new Declared(buffers);
+  }
+
+  /** Counts what occurs in `e`; every expression must have been counted before the first is written. */
+  count(e: Expr): void {
+    this.#count(this.#interner.intern(e));
+  }
+
+  #count(e: Expr): void {
+    const uses = (this.#uses.get(e) ?? 0) + 1;
+    this.#uses.set(e, uses);
+    if (uses === 1) for (const part of operands(e)) this.#count(part);
+  }
+
+  /** The text of `e`. Definitions that it needs and that were not written yet are added to `lines`. */
+  text(e: Expr, lines: string[]): string {
+    return this.#text(this.#interner.intern(e), lines, 0);
+  }
+
+  #text(e: Expr, lines: string[], level: number): string {
+    const known = this.#numbers.get(e);
+    if (known !== undefined) return `%${known}`;
+    const shared = (this.#uses.get(e) ?? 0) > 1 && !isShort(e);
+    const written = this.#typed(e, lines, shared ? 0 : level);
+    if (!shared) return written;
+    const number = this.#numbers.size;
+    this.#numbers.set(e, number);
+    lines.push(`%${number} = ${written}`);
+    return `%${number}`;
+  }
+
+  #typed(e: Expr, lines: string[], level: number): string {
+    const type = typeOfExpr(e);
+    return this.declared.typeOf(e) === type ? this.#plain(e, lines, level) : `(${this.#plain(e, lines, 0)}):${type}`;
+  }
+
+  #plain(e: Expr, lines: string[], level: number): string {
+    const call = (name: string, parts: readonly Expr[]): string => `${name}(${parts.map((p) => this.#text(p, lines, 0)).join(", ")})`;
+    switch (e.k) {
+      case "const":
+        return constantText(e.type, e.value);
+      case "var":
+        return nameText(e.name);
+      case "dim":
+        return `{${e.dim.text}}`;
+      case "load":
+        return `${nameText(e.buffer)}[${this.#text(e.index, lines, 0)}]`;
+      case "unary":
+        return call(e.op, [e.a]);
+      case "cast":
+        return call(e.type, [e.a]);
+      case "binary": {
+        const form = infix[e.op];
+        if (form === undefined) return call(e.op, [e.a, e.b]);
+        const chains = form.level >= 2;
+        const [a, b] = [this.#text(e.a, lines, chains ? form.level : form.level + 1), this.#text(e.b, lines, form.level + 1)];
+        const text = `${a} ${form.sign} ${b}`;
+        return form.level < level ? `(${text})` : text;
+      }
+      case "select":
+        return call("select", [e.cond, e.a, e.b]);
+      case "fold": {
+        const [from, to, body] = [e.from, e.to, e.body].map((p) => this.#text(p, lines, 0));
+        return `${e.op}(${nameText(e.axis)} = ${from} .. ${to}, ${body})`;
+      }
+      default:
+        return e satisfies never;
+    }
+  }
+}
