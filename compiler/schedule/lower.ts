@@ -2,12 +2,13 @@
 // be computed together they are, four at a time, with a scalar tail. Matrix multiplies and attention with a
 // known pattern go to their builders (matmul.ts, attention.ts).
 
-import { dim, dimAdd, dimConstant, dimDiv, dimMul, dimSymbols, type Dim } from "../ir/dim.ts";
-import type { ImpBuffer, ImpExpr, ImpFunction, ImpStmt } from "../ir/imp/types.ts";
+import { dim, dimAdd, dimConstant, dimDiv, dimMul, type Dim } from "../ir/dim.ts";
+import type { ImpExpr, ImpFunction } from "../ir/imp/types.ts";
 import type { Axis, Expr, Kernel, Stage } from "../ir/kernel/types.ts";
 import { lowerAttention } from "./attention.ts";
 import type { Capabilities } from "./capabilities.ts";
 import { binary, Block, Emitter, impType, int } from "./emit.ts";
+import { finish, unitName } from "./finish.ts";
 import { strideOf, substitute } from "../ir/kernel/intern.ts";
 import { lowerMatmul } from "./matmul.ts";
 import { mergeAxes } from "./merge.ts";
@@ -21,13 +22,6 @@ export function lowerKernel(kernel: Kernel, capabilities: Capabilities): ImpFunc
         ? lowerAttention(kernel, capabilities)
         : undefined;
   return built ?? lowerLoops(kernel, capabilities);
-}
-
-/** The name of the variable that holds the number of the unit. */
-export const unitName = "unit";
-
-export function impBuffers(kernel: Kernel): readonly ImpBuffer[] {
-  return kernel.buffers.map((b) => ({ name: b.name, dtype: b.dtype, access: b.access }));
 }
 
 /** The part of `kernel` that any kernel has: loops over points of the parallel axes. */
@@ -48,28 +42,6 @@ function lowerLoops(kernel: Kernel, capabilities: Capabilities): ImpFunction {
   for (const stage of stages) lowerStage(stage, root, emitter);
   const units = axes.reduce((p, a) => dimMul(p, a.extent), dim(1));
   return finish(kernel, emitter, units, root.statements);
-}
-
-export function finish(
-  kernel: Kernel,
-  emitter: Emitter,
-  units: Dim,
-  body: readonly ImpStmt[],
-  scratch: ImpFunction["scratch"] = [],
-): ImpFunction {
-  for (const name of dimSymbols(units)) emitter.dims.add(name);
-  for (const s of scratch) for (const name of dimSymbols(s.size)) emitter.dims.add(name);
-  return {
-    name: kernel.name,
-    buffers: impBuffers(kernel),
-    dims: [...emitter.dims].sort(),
-    scratch,
-    units,
-    unit: unitName,
-    lanes: 1,
-    body,
-    sources: kernel.sources,
-  };
 }
 
 /** An inner loop; the extent of a last, shorter block depends on the unit. */

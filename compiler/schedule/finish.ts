@@ -1,0 +1,36 @@
+// What every builder ends with: the Imp function of a kernel around its statements. Apart from lower.ts, which
+// calls the builders, so that imports make no circle.
+
+import { dimSymbols, type Dim } from "../ir/dim.ts";
+import type { ImpBuffer, ImpFunction, ImpStmt } from "../ir/imp/types.ts";
+import type { Kernel } from "../ir/kernel/types.ts";
+import type { Emitter } from "./emit.ts";
+
+/** The name of the variable that holds the number of the unit. */
+export const unitName = "unit";
+
+export function impBuffers(kernel: Kernel): readonly ImpBuffer[] {
+  return kernel.buffers.map((b) => ({ name: b.name, dtype: b.dtype, access: b.access }));
+}
+
+export function finish(
+  kernel: Kernel,
+  emitter: Emitter,
+  units: Dim,
+  body: readonly ImpStmt[],
+  scratch: ImpFunction["scratch"] = [],
+): ImpFunction {
+  for (const name of dimSymbols(units)) emitter.dims.add(name);
+  for (const s of scratch) for (const name of dimSymbols(s.size)) emitter.dims.add(name);
+  return {
+    name: kernel.name,
+    buffers: impBuffers(kernel),
+    dims: [...emitter.dims].sort(),
+    scratch,
+    units,
+    unit: unitName,
+    lanes: 1,
+    body,
+    sources: kernel.sources,
+  };
+}
