@@ -10,8 +10,9 @@ import { checkPlan, type Artefact } from "./artefact.ts";
 import type { Binding, Device, DeviceBuffer, KernelModule } from "./device.ts";
 import { WasmDevice } from "./devices/wasm/device.ts";
 import type { SimdChoice } from "./devices/wasm/module.ts";
-import { ArtefactError, DeviceError, formatBytes, ResourceError, type UhdError } from "./errors.ts";
+import { ArtefactError, DeviceError, type UhdError } from "./errors.ts";
 import { checkInputs } from "./inputs.ts";
+import { checkMemory } from "./memory.ts";
 import { machineMemory } from "./platform.ts";
 import { prepare, Weights } from "./prepare.ts";
 import { bytesOfTensor, tensorFromBytes, type Tensor } from "./tensor.ts";
@@ -226,18 +227,8 @@ export class Session implements AsyncDisposable {
   /** Memory for a run; grows when a run needs more, and says no before it does when there cannot be enough. */
   #provide(layout: Layout): DeviceBuffer {
     if (this.#arena !== undefined && this.#arena.bytes >= layout.bytes) return this.#arena;
-    const needed = this.#weights.bytes + layout.bytes;
     const others = this.device.used - this.#weights.bytes - (this.#arena?.bytes ?? 0);
-    const available = Math.min(this.#machine, this.device.capacity - Math.max(0, others));
-    if (needed > available) {
-      const largest = layout.largest();
-      throw new ResourceError(
-        `${this.plan.name} needs ${formatBytes(needed)} for these inputs (weights ${formatBytes(this.#weights.bytes)}, arena ${formatBytes(layout.bytes)}) and there are ${formatBytes(available)}; ` +
-          `the largest value is ${largest.name}, ${largest.type}, ${formatBytes(largest.bytes)}`,
-        needed,
-        available,
-      );
-    }
+    checkMemory(this.plan, layout, this.#weights.bytes, Math.min(this.#machine, this.device.capacity - Math.max(0, others)));
     if (this.#arena !== undefined) {
       this.device.free(this.#arena);
       this.#arena = undefined;
@@ -254,7 +245,13 @@ export class Session implements AsyncDisposable {
 
 function weightsOptions(weights: SessionOptions["weights"]): WeightsOptions | undefined {
   if (weights === undefined) return undefined;
-  if (typeof weights === "string" || weights instanceof Uint8Array || weights instanceof Blob || weights instanceof Map)
+  if (
+    typeof weights === "string" ||
+    weights instanceof Uint8Array ||
+    weights instanceof Blob ||
+    weights instanceof Map ||
+    Array.isArray(weights)
+  )
     return { from: weights };
   return weights as WeightsOptions;
 }

@@ -12,8 +12,9 @@ import { accepted, convertElements, sameBytes, storedWidth } from "./convert.ts"
 import { defaultInit, seededBytes } from "./init.ts";
 import { isRecord, openSafetensors, repeatedKeys, type SafetensorsFile } from "./safetensors.ts";
 
-/** A path (Node), the bytes or Blob of one safetensors file, or tensors by name. */
-export type Checkpoint = string | Uint8Array | Blob | ReadonlyMap<string, Tensor>;
+/** A path (Node), the bytes or Blob of one safetensors file, tensors by name; or several that hold different tensors. */
+export type Checkpoint = OneCheckpoint | readonly OneCheckpoint[];
+export type OneCheckpoint = string | Uint8Array | Blob | ReadonlyMap<string, Tensor>;
 
 export interface WeightsOptions {
   readonly from: Checkpoint;
@@ -51,6 +52,36 @@ interface OpenCheckpoint {
 }
 
 async function openCheckpoint(from: Checkpoint): Promise<OpenCheckpoint> {
+  return isList(from) ? openAll(from) : openOne(from);
+}
+
+function isList(from: Checkpoint): from is readonly OneCheckpoint[] {
+  return Array.isArray(from);
+}
+
+/** Throws SafetensorsError when two of them have a tensor of one name. */
+async function openAll(list: readonly OneCheckpoint[]): Promise<OpenCheckpoint> {
+  const open: OpenCheckpoint[] = [];
+  const close = async (): Promise<void> => {
+    for (const one of open) await one.close();
+  };
+  try {
+    const tensors = new Map<string, Stored>();
+    for (const from of list) {
+      const one = await openOne(from);
+      open.push(one);
+      const twice = [...one.tensors.keys()].filter((name) => tensors.has(name));
+      if (twice.length > 0) throw new SafetensorsError(`${one.name} has tensors that a file before it has too: ${listed(twice)}`);
+      for (const [name, stored] of one.tensors) tensors.set(name, stored);
+    }
+    return { name: open.map((one) => one.name).join(" and "), tensors, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+async function openOne(from: OneCheckpoint): Promise<OpenCheckpoint> {
   if (typeof from === "string") return openPath(from);
   if (from instanceof Uint8Array || from instanceof Blob) {
     const file = await openSafetensors(from);
