@@ -47,20 +47,33 @@ export async function artefactFiles(parts: ArtefactParts): Promise<ReadonlyMap<s
 }
 
 /**
- * Writes the artefact at `folder`, atomically: under a temporary name first, renamed when complete.
- * Refuses a folder that exists and holds anything but an artefact.
+ * Writes the artefact at `folder` and returns its files. What is there before stays until everything is written beside it:
+ * a folder that holds nothing else is replaced whole; in one that also holds other files ours are replaced one by one, the
+ * manifest last. Refuses a folder with files of these names that are not an artefact's. Throws ArtefactWriteError.
  */
-export async function writeArtefact(folder: string, parts: ArtefactParts): Promise<readonly string[]> {
+export async function writeArtefact(folder: string, parts: ArtefactParts): Promise<ReadonlyMap<string, Uint8Array>> {
   const files = await artefactFiles(parts);
   const target = path.resolve(folder);
-  if (existsSync(target)) {
-    const other = readdirSync(target).filter((name) => !files.has(name));
-    const isArtefact =
-      existsSync(path.join(target, "manifest.json")) && /"uhd-artefact"/.test(readFileSync(path.join(target, "manifest.json"), "utf8"));
-    if (readdirSync(target).length > 0 && !isArtefact)
-      throw new ArtefactWriteError(`${folder} exists and is not an artefact; choose another folder`);
-    if (other.length > 0) return writeInto(target, files);
+  try {
+    const present = existsSync(target) ? readdirSync(target) : undefined;
+    const clash = present?.find((name) => files.has(name));
+    if (clash !== undefined && !holdsArtefact(target))
+      throw new ArtefactWriteError(`${folder} has a file ${clash} that is not an artefact's; choose another folder`);
+    if (present?.some((name) => !files.has(name)) === true) replaceFiles(target, files);
+    else replaceFolder(target, files);
+  } catch (cause) {
+    if (cause instanceof ArtefactWriteError) throw cause;
+    throw new ArtefactWriteError(`${folder} cannot be written: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
   }
+  return files;
+}
+
+function holdsArtefact(folder: string): boolean {
+  const manifest = path.join(folder, "manifest.json");
+  return existsSync(manifest) && readFileSync(manifest, "utf8").includes('"uhd-artefact"');
+}
+
+function replaceFolder(target: string, files: ReadonlyMap<string, Uint8Array>): void {
   mkdirSync(path.dirname(target), { recursive: true });
   const temporary = `${target}.${process.pid}.tmp`;
   try {
@@ -71,17 +84,16 @@ export async function writeArtefact(folder: string, parts: ArtefactParts): Promi
   } finally {
     rmSync(temporary, { recursive: true, force: true });
   }
-  return [...files.keys()];
 }
 
-/** An artefact's folder that holds the user's files too: replaces ours one by one, the manifest last. */
-function writeInto(target: string, files: ReadonlyMap<string, Uint8Array>): readonly string[] {
-  for (const [name, bytes] of files) {
-    const temporary = path.join(target, `.${name}.${process.pid}.tmp`);
-    writeFileSync(temporary, bytes);
-    renameSync(temporary, path.join(target, name));
+function replaceFiles(target: string, files: ReadonlyMap<string, Uint8Array>): void {
+  const temporary = (name: string): string => path.join(target, `.${name}.${process.pid}.tmp`);
+  try {
+    for (const [name, bytes] of files) writeFileSync(temporary(name), bytes);
+    for (const name of files.keys()) renameSync(temporary(name), path.join(target, name));
+  } finally {
+    for (const name of files.keys()) rmSync(temporary(name), { force: true });
   }
-  return [...files.keys()];
 }
 
 const arrayOf: Readonly<Record<DType, string>> = {

@@ -52,11 +52,11 @@ export function codeOf(error: unknown): string {
 export function loadChecked(file: string, options: CommonOptions, terminal: Terminal): Program {
   readSource(file);
   const program = loadProgram(file, { readText: (name) => readFileSync(name, "utf8"), config: assignments(options.set, "--set") });
-  if (program.diagnostics.length > 0) {
-    if (options.json) terminal.out(JSON.stringify({ ok: false, diagnostics: diagnosticsJson(program.diagnostics) }, null, 2));
-    else terminal.err(renderDiagnostics(program.diagnostics, program.sources, { color: terminal.color }));
-  }
-  if (program.diagnostics.some((d) => d.severity === "error")) throw new CliError(1, "");
+  const failed = program.diagnostics.some((d) => d.severity === "error");
+  // Standard output holds one document: the diagnostics, or what the command makes.
+  if (failed && options.json) terminal.out(JSON.stringify({ ok: false, diagnostics: diagnosticsJson(program.diagnostics) }, null, 2));
+  else if (program.diagnostics.length > 0) terminal.err(renderDiagnostics(program.diagnostics, program.sources, { color: terminal.color }));
+  if (failed) throw new CliError(1, "");
   return program;
 }
 

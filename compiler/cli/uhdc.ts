@@ -140,7 +140,12 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
       .requiredOption("--image <photo>", "JPEG, PNG or WebP")
       .option("-o, --out <folder>", "where to write the visual sequence and the contact sheet", "out")
       .option("--weights <path...>", "safetensors files, or model.safetensors.index.json")
-      .option("--weights-prefix <text>", "prefix that the checkpoint's names have in front of the graph's")
+      .addOption(
+        new Option("--weights-prefix <prefix>", "what the checkpoint puts before the graph's names, or FROM=TO; may be repeated")
+          .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
+          .default([], "none"),
+      )
+      .option("--ignore-extra", "accept tensors of the checkpoint that the graph does not use", false)
       .option("--init <rule>", "make weights when there is no checkpoint: seeded:N")
       .addOption(new Option("--threads <n>", "threads to use").argParser(count))
       .addOption(new Option("--device <name>", "where to run").choices(["auto", "wasm"]).default("auto"))

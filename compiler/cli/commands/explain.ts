@@ -1,0 +1,199 @@
+// uhdc explain: what a run with inputs of given sizes will do: kernels in order with the lines they come from,
+// operations, bytes, the places of values in memory, and why neighbours were not fused. Runs nothing on a device;
+// sizes and places come from the same function that the runtime uses.
+
+import { weightsMemory } from "../../../runtime/prepare.ts";
+import { Layout } from "../../../runtime/layout.ts";
+import { opOf } from "../../../ops/index.ts";
+import type { Declined } from "../../compile.ts";
+import { dimEval, dimParse, dimSymbols, type DimEnv } from "../../ir/dim.ts";
+import { nodesById } from "../../ir/graph/build.ts";
+import type { Graph, ValueId } from "../../ir/graph/types.ts";
+import { runHostProgram } from "../../ir/plan/host-eval.ts";
+import type { Plan, PlanBuffer, Step } from "../../ir/plan/types.ts";
+import { assignments, imageSize } from "../common.ts";
+import { compileFile, type CompilingOptions } from "../compiling.ts";
+import { usageError } from "../errors.ts";
+import { explanationText } from "../explanation.ts";
+import { layoutOf, type LayoutSummary } from "../layout.ts";
+import type { Terminal } from "../terminal.ts";
+
+export interface ExplainOptions extends CompilingOptions {
+  readonly imageSize?: string;
+  readonly size: readonly string[];
+}
+
+/** One step of a run. */
+export interface ExplainedKernel {
+  /** Its number among the plan's steps. */
+  readonly step: number;
+  /** "copy" for a copy. */
+  readonly name: string;
+  readonly stage: string;
+  /** `file:line:column`, innermost first, calls and uses after it. */
+  readonly sources: readonly string[];
+  readonly flops: number;
+  /** Read and written. */
+  readonly bytes: number;
+  /** Why it is not part of the kernel before it. */
+  readonly unfused?: string;
+}
+
+export interface ExplainedBuffer {
+  readonly name: string;
+  readonly type: string;
+  readonly offset: number;
+  readonly bytes: number;
+  /** Steps between which it keeps its contents, inclusive. */
+  readonly first: number;
+  readonly last: number;
+}
+
+export interface Explanation {
+  readonly name: string;
+  /** Every symbolic size. */
+  readonly sizes: DimEnv;
+  /** Null when the graph has no slicing layout. */
+  readonly tokens: number | null;
+  readonly pictures: number | null;
+  readonly layout: LayoutSummary | null;
+  readonly kernels: readonly ExplainedKernel[];
+  /** What is done once, when weights are loaded. */
+  readonly prepare: readonly ExplainedKernel[];
+  /** useful: by the op table, over the values a run computes. executed: by the kernels. */
+  readonly flops: { readonly useful: number; readonly executed: number };
+  /**
+   * Bytes. weights: what stays on the device between runs. arena: inputs, outputs, tables and values of a run. peak: the most
+   * that is held at a time, loading included.
+   */
+  readonly memory: { readonly weights: number; readonly arena: number; readonly peak: number };
+  /** Values in the arena, by offset. */
+  readonly arena: readonly ExplainedBuffer[];
+  readonly declined: readonly Declined[];
+}
+
+export function explain(file: string, options: ExplainOptions, terminal: Terminal): void {
+  const { compiled } = compileFile(file, options, terminal);
+  const { plan } = compiled;
+  const shapes = inputShapes(plan, options);
+  const layout = new Layout(plan, shapes);
+  const { env } = layout.bound;
+  const weights = weightsMemory(plan);
+  const slicing = layoutOf(layout.host);
+  const kernels = plan.steps.map((step, i) => explained(step, i, plan, env));
+  const explanation: Explanation = {
+    name: plan.name,
+    sizes: env,
+    tokens: slicing?.tokens ?? null,
+    pictures: slicing?.pictures.length ?? null,
+    layout: slicing ?? null,
+    kernels,
+    prepare: plan.prepare.map((step, i) => explained(step, i, plan, env)),
+    flops: { useful: usefulFlops(compiled.graph, env), executed: kernels.reduce((sum, k) => sum + k.flops, 0) },
+    memory: { weights: weights.kept, arena: layout.bytes, peak: Math.max(weights.peak, weights.kept + layout.bytes) },
+    arena: arenaOf(plan, layout),
+    declined: compiled.declined,
+  };
+  terminal.out(options.json ? JSON.stringify(explanation, null, 2) : explanationText(explanation));
+}
+
+/** Every input's shape, from --image-size and --size. */
+function inputShapes(plan: Plan, options: ExplainOptions): Readonly<Record<string, readonly number[]>> {
+  const given: Record<string, number> = {};
+  if (options.imageSize !== undefined) {
+    const { W, H } = imageSize(options.imageSize);
+    const [rows, columns] = imageInput(plan)?.shape ?? [];
+    if (rows === undefined || columns === undefined)
+      throw usageError(`${plan.name} has no input u8[height, width, channels]; give sizes with --size NAME=VALUE`);
+    Object.assign(given, { [rows]: H, [columns]: W });
+  }
+  const wanted = inputSymbols(plan);
+  for (const [name, text] of Object.entries(assignments(options.size, "--size"))) {
+    if (!/^\d{1,12}$/.test(text)) throw usageError(`--size ${name} takes a whole number, found "${text}"`);
+    if (!wanted.includes(name)) throw usageError(`${plan.name} has no input dimension ${name}; it has ${wanted.join(", ") || "none"}`);
+    given[name] = Number(text);
+  }
+  const missing = wanted.filter((name) => given[name] === undefined);
+  if (missing.length > 0) {
+    const image = imageInput(plan) === undefined ? "" : "--image-size WIDTHxHEIGHT or ";
+    throw usageError(
+      `explaining ${plan.name} needs the size of ${missing.join(", ")}: give ${image}${missing.map((m) => `--size ${m}=…`).join(" ")}`,
+    );
+  }
+  // Shapes of inputs may also use sizes that shape code defines.
+  const sizes = runHostProgram(plan.host, given).symbols;
+  return Object.fromEntries(plan.inputs.map(({ name, buffer }) => [name, shapeOf(plan.buffers[buffer], sizes)]));
+}
+
+function shapeOf(buffer: PlanBuffer | undefined, env: DimEnv): readonly number[] {
+  return (buffer?.shape ?? []).map((text) => dimEval(dimParse(text), env));
+}
+
+/** The input that holds a photo. */
+function imageInput(plan: Plan): PlanBuffer | undefined {
+  return plan.inputs.map(({ buffer }) => plan.buffers[buffer]).find((b) => b?.dtype === "u8" && b.shape.length === 3);
+}
+
+/** Symbols of the inputs' shapes that shape code does not define, in their order. */
+function inputSymbols(plan: Plan): readonly string[] {
+  const defined = new Set(plan.host.bindings.filter((b) => b.symbol).map((b) => b.name));
+  const found = plan.inputs.flatMap(({ buffer }) => (plan.buffers[buffer]?.shape ?? []).flatMap((text) => dimSymbols(dimParse(text))));
+  return [...new Set(found)].filter((name) => !defined.has(name));
+}
+
+function explained(step: Step, number: number, plan: Plan, env: DimEnv): ExplainedKernel {
+  switch (step.k) {
+    case "copy": {
+      const size = shapeOf(plan.buffers[step.from], env).reduce((a, b) => a * b, 1);
+      return { step: number, name: "copy", stage: "copies", sources: [], flops: 0, bytes: 2 * size };
+    }
+    case "dispatch":
+      return {
+        step: number,
+        name: step.kernel,
+        stage: step.stage,
+        sources: step.sources,
+        flops: dimEval(dimParse(step.flops), env),
+        bytes: dimEval(dimParse(step.bytes), env),
+        ...(step.unfused === undefined ? {} : { unfused: step.unfused }),
+      };
+    default:
+      return step satisfies never;
+  }
+}
+
+/** Operations of every value that a run computes. What depends on parameters alone is computed once, at loading. */
+function usefulFlops(graph: Graph, env: DimEnv): number {
+  const nodes = nodesById(graph);
+  const fixed = new Set<ValueId>();
+  let sum = 0;
+  for (const node of graph.nodes) {
+    if (node.kind === "param" || node.kind === "constant") fixed.add(node.id);
+    if (node.kind !== "op") continue;
+    if (node.operands.every((id) => fixed.has(id))) fixed.add(node.id);
+    else {
+      const types = node.operands.flatMap((id) => nodes.get(id)?.type ?? []);
+      sum += dimEval(opOf(node.op).flops(types, node.attrs, node.type), env);
+    }
+  }
+  return sum;
+}
+
+function arenaOf(plan: Plan, layout: Layout): readonly ExplainedBuffer[] {
+  const last = Math.max(0, plan.steps.length - 1);
+  return plan.buffers
+    .flatMap((buffer, id): ExplainedBuffer[] => {
+      const { place } = buffer;
+      if (place.k !== "arena" && place.k !== "input" && place.k !== "output" && place.k !== "table") return [];
+      return [
+        {
+          name: buffer.name,
+          type: `${buffer.dtype}[${layout.shape(id).join(", ")}]`,
+          offset: layout.offset(id),
+          bytes: layout.allocatedBytes(id),
+          ...(place.k === "arena" ? { first: place.first, last: place.last } : { first: 0, last }),
+        },
+      ];
+    })
+    .toSorted((a, b) => a.offset - b.offset || a.first - b.first);
+}

@@ -1,0 +1,35 @@
+// From a .uhd file to compiled kernels, as compile, run and explain all do it: the options they share, and what
+// the time went to.
+
+import { compileGraph, type Compiled } from "../compile.ts";
+import type { Graph } from "../ir/graph/types.ts";
+import { chooseGraph, loadChecked, type CommonOptions } from "./common.ts";
+import type { Terminal } from "./terminal.ts";
+
+export interface CompilingOptions extends CommonOptions {
+  readonly graph?: string;
+  /** False with --no-fuse. */
+  readonly fuse: boolean;
+  readonly fusionGas?: number;
+}
+
+export interface CompiledFile {
+  /** As the checker made it, before any pass. */
+  readonly graph: Graph;
+  readonly compiled: Compiled;
+  readonly milliseconds: { readonly check: number; readonly compile: number };
+}
+
+/** Prints diagnostics; throws CliError when one is an error or the graph cannot be chosen. */
+export function compileFile(
+  file: string,
+  options: CompilingOptions,
+  terminal: Terminal,
+  dump?: (pass: string, text: () => string) => void,
+): CompiledFile {
+  const begin = performance.now();
+  const graph = chooseGraph(loadChecked(file, options, terminal), file, options.graph);
+  const checked = performance.now();
+  const compiled = compileGraph(graph, { fuse: options.fuse, fusionGas: options.fusionGas, dump });
+  return { graph, compiled, milliseconds: { check: checked - begin, compile: performance.now() - checked } };
+}

@@ -1,0 +1,87 @@
+// What `uhdc explain` shows people: equal layers and equal values once, with how often. The facts are in
+// commands/explain.ts.
+
+import type { Declined } from "../compile.ts";
+import type { Explanation, ExplainedBuffer, ExplainedKernel } from "./commands/explain.ts";
+import { picturesText } from "./layout.ts";
+import { repeats } from "./repeats.ts";
+import { bytesText, countText, tableText } from "./terminal.ts";
+
+export function explanationText(e: Explanation): string {
+  return [header(e), kernelsText(e.kernels), operations(e), unfused(e), memory(e)].filter((part) => part !== "").join("\n\n");
+}
+
+function header(e: Explanation): string {
+  const sizes = Object.entries(e.sizes).map(([name, value]) => `${name} = ${value}`);
+  const lines = [`${e.name}: ${sizes.join(", ")}`];
+  if (e.layout !== null) {
+    lines.push(`grid ${e.layout.grid[0]}×${e.layout.grid[1]}, ${e.layout.pictures.length} pictures: ${picturesText(e.layout.pictures)}`);
+    lines.push(`${e.layout.tokens} visual tokens, separators not counted`);
+  }
+  return lines.join("\n");
+}
+
+/** `a.uhd:3:5 < b.uhd:20:3`: the place and what called it. */
+function sourceText(sources: readonly string[]): string {
+  return sources.slice(0, 2).join(", ") + (sources.length > 2 ? ` and ${sources.length - 2} more` : "");
+}
+
+function kernelsText(kernels: readonly ExplainedKernel[]): string {
+  const rows: (readonly string[])[] = [["", "step", "kernel", "stage", "operations", "bytes", "from"]];
+  for (const run of repeats(kernels, (k) => JSON.stringify([k.name, k.stage, k.sources, k.flops, k.bytes]))) {
+    run.items.forEach((k, i) => {
+      const times = run.times === 1 ? "" : i === 0 ? `${run.times} ×` : "  ¦";
+      rows.push([times, String(k.step), k.name, k.stage, countText(k.flops), bytesText(k.bytes), sourceText(k.sources)]);
+    });
+  }
+  const different = new Set(kernels.map((k) => k.name)).size;
+  return `${kernels.length} steps, ${different} different kernels\n${tableText(rows, [0, 1, 4, 5])}`;
+}
+
+function operations(e: Explanation): string {
+  const { useful, executed } = e.flops;
+  const share = executed === 0 ? "" : ` (useful / executed ${(useful / executed).toFixed(2)})`;
+  return `operations: ${countText(useful)} useful, ${countText(executed)} executed${share}`;
+}
+
+/** One line for each reason and place, with how many pairs of values it concerns. */
+function unfused(e: Explanation): string {
+  if (e.declined.length === 0) return "";
+  const groups = new Map<string, { readonly first: Declined; count: number }>();
+  for (const d of e.declined) {
+    const key = JSON.stringify([d.reason, d.at]);
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, { first: d, count: 1 });
+    else group.count++;
+  }
+  const rows = [...groups.values()].map(({ first, count }) => [
+    count === 1 ? "" : `${count} ×`,
+    `${first.producer} → ${first.consumer}`,
+    first.at,
+    first.reason,
+  ]);
+  return `not fused\n${tableText(rows, [0])}`;
+}
+
+function memory(e: Explanation): string {
+  const { weights, arena, peak } = e.memory;
+  const rows: (readonly string[])[] = [["", "offset", "bytes", "steps", "value"]];
+  const places = new Map<string, ExplainedBuffer[]>();
+  for (const b of e.arena) {
+    const key = `${b.offset} ${b.type}`;
+    places.set(key, [...(places.get(key) ?? []), b]);
+  }
+  for (const [first, ...others] of places.values()) {
+    if (first === undefined) continue;
+    const last = others.at(-1) ?? first;
+    const steps = others.length === 0 ? `${first.first}…${first.last}` : `${first.first}…${first.last}, …, ${last.first}…${last.last}`;
+    rows.push([
+      others.length === 0 ? "" : `${others.length + 1} ×`,
+      String(first.offset),
+      bytesText(first.bytes),
+      steps,
+      `${first.name}: ${first.type}`,
+    ]);
+  }
+  return `memory: weights ${bytesText(weights)}, arena ${bytesText(arena)}, peak ${bytesText(peak)}\n${tableText(rows, [0, 1, 2])}`;
+}
