@@ -91,7 +91,11 @@ export class Code {
   /** A local of this type: one that was released, or a new one. Its content is unspecified. */
   local(type: ValueType): number {
     const reused = this.free.get(type)?.pop();
-    if (reused !== undefined) return reused;
+    return reused ?? this.unused(type);
+  }
+
+  /** A local that nothing has used: what is put there at the function's entry stays. */
+  unused(type: ValueType): number {
     this.locals.push(type);
     return this.params + this.locals.length - 1;
   }

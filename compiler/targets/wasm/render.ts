@@ -521,7 +521,7 @@ export class Renderer implements Keeper {
     const key = bytes.join();
     let local = this.constants.get(key);
     if (local === undefined) {
-      local = code.local(v128);
+      local = code.unused(v128);
       this.prologue.v128(bytes).set(local);
       this.constants.set(key, local);
     }

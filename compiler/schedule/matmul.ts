@@ -1,0 +1,298 @@
+// Matrix products whose second operand is packed in panels of eight columns: register tiles over full K, and what
+// was fused behind the product as an epilogue. Declines (undefined) what it cannot address; the generic loops are
+// right for everything. Does not choose which operand is packed, and does not pack it.
+//
+// Note [Units of a matrix product]: a unit is one panel of columns for a block of rows; panels vary fastest.
+// Note [Sums through memory]: the tile leaves its sums in scratch and the epilogue is a loop over them.
+
+import { dim, dimAdd, dimConstant, dimDiv, dimMul, type Dim } from "../ir/dim.ts";
+import { add, advance, at, binary, constantOf, int, load, loop, lt, mul, store, sub, when } from "../ir/imp/build.ts";
+import type { ImpExpr, ImpFunction, ImpStmt } from "../ir/imp/types.ts";
+import { scalarTypeOf, type Axis, type Expr, type Kernel, type Stage } from "../ir/kernel/types.ts";
+import { substitute } from "../ir/kernel/intern.ts";
+import type { Capabilities } from "./capabilities.ts";
+import { Block, children, Emitter, typeOf } from "./emit.ts";
+import { finish, unitName } from "./finish.ts";
+import { coefficient } from "./merge.ts";
+import { tile, tileColumns } from "./tile.ts";
+
+export const tuning = { blockRows: 96, unroll: 8, panelFastest: true, pointers: false };
+
+type Load = Extract<Expr, { k: "load" }>;
+type Store = Extract<Stage, { k: "store" }>;
+
+/** Scratch for the sums of a tile, row by row. */
+const sums = "sums";
+
+/** A kernel that this builder can do. Expressions are interned. */
+interface Product {
+  readonly batch: readonly Axis[];
+  readonly m: Axis;
+  readonly n: Axis;
+  readonly kAxis: string;
+  /** How many k there are; reads no axis. */
+  readonly count: Expr;
+  readonly a: Load;
+  readonly b: Load;
+  /** Elements of A from one k to the next. */
+  readonly aStep: number;
+  /** Elements of A from one row to the next; undefined when rows lie anywhere. */
+  readonly rowStride: number | undefined;
+  /** Stands for the sum in `stores`: see Note [The sum as an expression]. */
+  readonly sum: Expr;
+  readonly stores: readonly Store[];
+}
+
+export function lowerMatmul(kernel: Kernel, capabilities: Capabilities): ImpFunction | undefined {
+  const emitter = new Emitter(kernel.buffers, true);
+  const product = productOf(kernel, capabilities, emitter);
+  return product === undefined ? undefined : new Builder(kernel, product, capabilities, emitter).build();
+}
+
+function productOf(kernel: Kernel, capabilities: Capabilities, emitter: Emitter): Product | undefined {
+  const { pattern, schedule, stages, buffers } = kernel;
+  if (pattern?.k !== "matmul" || capabilities.vector !== 4) return undefined;
+  const packed = schedule.some((s) => s.k === "packed" && s.buffer === pattern.b.buffer && s.panel === tileColumns);
+  const [first, ...rest] = stages;
+  if (!packed || first?.k !== "let" || first.value.k !== "fold" || constantIndex(first.value.from) !== 0) return undefined;
+  const dtype = (name: string): string | undefined => buffers.find((b) => b.name === name)?.dtype;
+  const bType = buffers.find((b) => b.name === pattern.b.buffer)?.dtype;
+  if (dtype(pattern.a.buffer) !== "f32" || bType === undefined || scalarTypeOf(bType) !== "f32") return undefined;
+
+  const axis = (name: string): Axis | undefined => kernel.axes.find((x) => x.name === name);
+  const [m, n] = [axis(pattern.m), axis(pattern.n)];
+  if (m === undefined || n === undefined) return undefined;
+  const batch = kernel.axes.filter((x) => x !== m && x !== n);
+  const count = emitter.interner.intern(first.value.to);
+  if (emitter.reads.of(count).size > 0) return undefined;
+  const [a, b] = [emitter.interner.intern(pattern.a), emitter.interner.intern(pattern.b)];
+  if (a.k !== "load" || b.k !== "load" || emitter.reads.of(a.index).has(n.name) || emitter.reads.of(b.index).has(m.name)) return undefined;
+  const stride = (index: Expr, along: string): number | undefined => {
+    const d = coefficient(index, along, emitter);
+    return d === undefined ? undefined : dimConstant(d);
+  };
+  const aStep = stride(a.index, pattern.kAxis);
+  if (aStep === undefined || stride(b.index, pattern.kAxis) !== tileColumns) return undefined;
+
+  const sum = sumExpression(first.name, m.name, n.name);
+  const stores = storesOf(rest, first.name, sum);
+  if (stores === undefined) return undefined;
+  const interned = stores.map((s) => ({ ...s, index: emitter.interner.intern(s.index), value: emitter.interner.intern(s.value) }));
+  return {
+    batch,
+    m,
+    n,
+    kAxis: pattern.kAxis,
+    count,
+    a,
+    b,
+    aStep,
+    rowStride: stride(a.index, m.name),
+    sum: emitter.interner.intern(sum),
+    stores: interned,
+  };
+}
+
+function constantIndex(e: Expr): number | undefined {
+  return e.k === "const" ? e.value : e.k === "dim" ? dimConstant(e.dim) : undefined;
+}
+
+// Note [The sum as an expression]: in the epilogue the sum varies along m and n, which a plain variable does not say.
+// It is replaced by an expression over both axes that is never computed, because every block in which it occurs
+// knows its value. The space in its name keeps it apart from every expression of a program.
+function sumExpression(name: string, m: string, n: string): Expr {
+  const variable = (axis: string): Expr => ({ k: "var", name: axis, type: "i32" });
+  const place: Expr = { k: "binary", op: "add", a: variable(m), b: variable(n), type: "i32" };
+  return {
+    k: "binary",
+    op: "add",
+    a: { k: "var", name: `${name} at`, type: "f32" },
+    b: { k: "cast", a: place, type: "f32" },
+    type: "f32",
+  };
+}
+
+/** The stores, with the sum and later lets written into them; undefined when one has axes of its own. */
+function storesOf(stages: readonly Stage[], sumName: string, sum: Expr): readonly Store[] | undefined {
+  const lets: (readonly [string, Expr])[] = [[sumName, sum]];
+  const stores: Store[] = [];
+  const inlined = (e: Expr): Expr => lets.reduceRight((value, [name, by]) => substitute(value, name, by), e);
+  for (const s of stages) {
+    if (s.k === "let") lets.push([s.name, inlined(s.value)]);
+    else if (s.axes.length > 0) return undefined;
+    else stores.push({ ...s, index: inlined(s.index), value: inlined(s.value) });
+  }
+  return stores;
+}
+
+class Builder {
+  private readonly kernel: Kernel;
+  private readonly p: Product;
+  private readonly emitter: Emitter;
+  /** Rows of a tile. */
+  private readonly rows: number;
+
+  constructor(kernel: Kernel, product: Product, capabilities: Capabilities, emitter: Emitter) {
+    this.kernel = kernel;
+    this.p = product;
+    this.emitter = emitter;
+    const fixed = dimConstant(product.m.extent);
+    this.rows = fixed === undefined ? capabilities.matmulRows : Math.max(1, Math.min(fixed, capabilities.matmulRows));
+  }
+
+  build(): ImpFunction {
+    const { emitter, p, rows } = this;
+    const { blockRows } = tuning;
+    const root = new Block();
+    const blocks = dimDiv(dimAdd(p.m.extent, dim(blockRows - 1)), dim(blockRows));
+    const panels = dimDiv(dimAdd(p.n.extent, dim(tileColumns - 1)), dim(tileColumns));
+    const inner = tuning.panelFastest ? [blocks, panels] : [panels, blocks];
+    const places = this.places(root, [...p.batch.map((x) => x.extent), ...inner]);
+    for (const [i, x] of p.batch.entries()) root.remember(this.variable(x.name), false, places[i] ?? int(0));
+    const [block = int(0), panel = int(0)] = tuning.panelFastest ? places.slice(-2) : places.slice(-2).reverse();
+
+    const m = emitter.size(p.m.extent);
+    const height = this.blockHeight(root, m, blocks);
+    const from = emitter.name(root, "from", mul(block, height));
+    const to = emitter.name(root, "to", binary("min", m, add(from, height)));
+    const column = emitter.name(root, "column", mul(panel, int(tileColumns)));
+    const b = emitter.name(root, "panel", this.position(root, p.b, [[p.n.name, column]]));
+    const count = emitter.emit(p.count, root, undefined);
+
+    const inside = new Block(root);
+    const row: ImpExpr = { k: "var", name: emitter.fresh("m"), type: "i32" };
+    // The last tile of a matrix ends with its last row; rows it has in common with the tile before are not stored again.
+    const start = emitter.name(inside, "start", binary("max", int(0), binary("min", row, sub(m, int(rows)))));
+    inside.statements.push(...this.sumsOf(start, m, b, count, root));
+    const end = emitter.name(inside, "end", binary("min", to, add(row, int(rows))));
+    for (const s of p.stores) this.epilogue(s, inside, { start, from: row, to: end, column });
+    root.statements.push(loop(row.name, from, to, rows, inside.statements));
+
+    const units = [...p.batch.map((x) => x.extent), ...inner].reduce(dimMul, dim(1));
+    const scratch = [{ name: sums, dtype: "f32", size: dim(rows * tileColumns), space: "private" }] as const;
+    return finish(this.kernel, emitter, units, root.statements, scratch);
+  }
+
+  private variable(name: string): Expr {
+    return this.emitter.interner.intern({ k: "var", name, type: "i32" });
+  }
+
+  /** The unit's place in each of `extents`, the last varying fastest. */
+  private places(root: Block, extents: readonly Dim[]): readonly ImpExpr[] {
+    const { emitter } = this;
+    const out: ImpExpr[] = [];
+    let rest: ImpExpr = { k: "var", name: unitName, type: "i32" };
+    for (const [i, extent] of [...extents.entries()].reverse()) {
+      const by = emitter.size(extent);
+      out.unshift(i === 0 ? rest : emitter.name(root, "place", binary("mod", rest, by)));
+      if (i > 0) rest = emitter.name(root, "rest", binary("div", rest, by));
+    }
+    return out;
+  }
+
+  /** Blocks are of one height, a multiple of every variant's tile, so that the last one is not much shorter. */
+  private blockHeight(root: Block, m: ImpExpr, blocks: Dim): ImpExpr {
+    const constant = constantOf(m);
+    const count = dimConstant(blocks);
+    if (constant !== undefined && count !== undefined) return int(12 * Math.ceil(constant / (12 * Math.max(1, count))));
+    const twelves = this.emitter.name(root, "twelves", mul(this.emitter.size(blocks), int(12)));
+    return this.emitter.name(root, "height", mul(binary("div", add(m, sub(twelves, int(1))), twelves), int(12)));
+  }
+
+  /** Where a load begins at k = 0 with the given axes; what that takes is computed in `into` and known nowhere else. */
+  private position(into: Block, of: Load, axes: readonly (readonly [string, ImpExpr])[], parent = into): ImpExpr {
+    const { emitter, p } = this;
+    const own = new Block(parent);
+    for (const [name, value] of axes) own.remember(this.variable(name), false, value);
+    const index = emitter.interner.intern(substitute(of.index, p.kAxis, { k: "const", type: "i32", value: 0 }));
+    const ptr = at(of.buffer, emitter.emit(index, own, undefined));
+    into.statements.push(...own.statements);
+    return ptr;
+  }
+
+  /** Leaves the sums of the rows from `start` on in scratch. */
+  private sumsOf(start: ImpExpr, m: ImpExpr, b: ImpExpr, count: ImpExpr, root: Block): readonly ImpStmt[] {
+    const { rows } = this;
+    const all = this.tileOf(rows, start, int(0), b, count, root);
+    if (constantOf(m) !== undefined) return all;
+    // Fewer rows than a tile has: one at a time.
+    const name = this.emitter.fresh("r");
+    const r: ImpExpr = { k: "var", name, type: "i32" };
+    const one = this.tileOf(1, r, mul(r, int(tileColumns)), b, count, root);
+    return [when(lt(m, int(rows)), [loop(name, int(0), m, 1, one)], all)];
+  }
+
+  /** `rows` rows of A from row `first` times the panel; the sums go to scratch from place `into`. */
+  private tileOf(rows: number, first: ImpExpr, into: ImpExpr, b: ImpExpr, count: ImpExpr, root: Block): readonly ImpStmt[] {
+    const { emitter, p } = this;
+    const out = new Block(root);
+    const position = (r: number): ImpExpr => this.position(out, p.a, [[p.m.name, add(first, int(r))]], root);
+    let a: ImpExpr[];
+    if (p.rowStride !== undefined && !tuning.pointers) a = [position(0)];
+    else if (p.rowStride !== undefined) {
+      const p0 = emitter.name(out, "p0", position(0));
+      a = Array.from({ length: rows }, (_, r) => advance(p0, int(r * (p.rowStride ?? 0))));
+    } else a = Array.from({ length: rows }, (_, r) => position(r));
+    const made = tile({
+      rows,
+      fresh: (hint) => emitter.fresh(hint),
+      a,
+      rowStride: p.rowStride ?? 0,
+      aStep: p.aStep,
+      b,
+      bStep: int(tileColumns),
+      count,
+      unroll: tuning.unroll,
+    });
+    const stores = made.sums.flatMap((halves, r) => halves.map((value, h) => store(at(sums, into), value, r * tileColumns + 4 * h)));
+    return [...out.statements, ...made.statements, ...stores];
+  }
+
+  /** Stores rows `from` … `to`-1 of the panel at `column`; scratch has the sums of the rows from `start` on. */
+  private epilogue(
+    s: Store,
+    block: Block,
+    { start, from, to, column }: { readonly start: ImpExpr; readonly from: ImpExpr; readonly to: ImpExpr; readonly column: ImpExpr },
+  ): void {
+    const { emitter, p } = this;
+    const [m, n] = [p.m.name, p.n.name];
+    const stride = coefficient(s.index, n, emitter);
+    const vector = typeOf(s.value) !== "bool" && stride !== undefined && dimConstant(stride) === 1 && emitter.canVector(s.value, n);
+    const fixed = dimConstant(p.n.extent);
+    const aligned = (by: number): boolean => fixed !== undefined && fixed % by === 0;
+    const past = add(column, int(tileColumns));
+    const last = aligned(tileColumns) ? past : emitter.name(block, "last", binary("min", past, emitter.size(p.n.extent)));
+    const many = aligned(4) ? last : emitter.name(block, "many", add(column, binary("bitand", sub(last, column), int(-4))));
+    const columns = (first: ImpExpr, end: ImpExpr, axis: string | undefined): void => {
+      emitter.loop(block, n, first, end, axis === undefined ? 1 : 4, [], (inside) => {
+        const at0 = known(inside, this.variable(n));
+        const offset = emitter.name(inside, "offset", sub(sub(at0, column), mul(start, int(tileColumns))));
+        this.hoist(s.value, inside, axis);
+        emitter.loop(inside, m, from, to, 1, [], (cell) => {
+          const row = known(cell, this.variable(m));
+          const place = at(sums, add(mul(row, int(tileColumns)), offset));
+          cell.remember(p.sum, axis !== undefined, emitter.name(cell, "sum", load(place, axis === undefined ? "f32" : "f32x4")));
+          const value = emitter.emit(s.value, cell, axis);
+          cell.statements.push(store(emitter.place(s.buffer, s.index, cell), value));
+        });
+      });
+    };
+    if (vector) columns(column, many, n);
+    if (!vector || !aligned(4)) columns(vector ? many : column, last, undefined);
+  }
+
+  /** Computes in `block` the largest parts of `e` that are the same in every row and certain to be needed. */
+  private hoist(e: Expr, block: Block, axis: string | undefined): void {
+    const { emitter, p } = this;
+    if (!emitter.reads.of(e).has(p.m.name)) {
+      if (e.k !== "const" && e.k !== "var" && e.k !== "dim") emitter.emit(e, block, axis);
+    } else if (e.k === "select") this.hoist(e.cond, block, axis);
+    else if (e.k !== "load" && e.k !== "fold") for (const c of children(e)) this.hoist(c, block, axis);
+  }
+}
+
+function known(block: Block, e: Expr): ImpExpr {
+  const value = block.known(e, false);
+  if (value === undefined) throw new Error("a loop's variable is not in sight");
+  return value;
+}
