@@ -1,0 +1,201 @@
+// The attention builder: softmax(scale · q·kᵀ) · v over ragged segments as one kernel that never holds the scores of
+// all keys. A unit is a head and a block of queries. It walks over runs of queries whose keys begin at the same place;
+// runs of a few queries go row by row (attention-direct.ts), others in tiles (attention-tiled.ts). Declines, so that
+// the kernel becomes plain loops, where features are not neighbours in memory or their number is not constant.
+
+import { dim, dimAdd, dimConstant, dimDiv, dimMul, type Dim } from "../ir/dim.ts";
+import { add, advance, at, binary, int, load, local, lt, mul, sub } from "../ir/imp/build.ts";
+import type { ImpExpr, ImpFunction, ImpScratch } from "../ir/imp/types.ts";
+import type { Expr, Kernel, Pattern } from "../ir/kernel/types.ts";
+import { directRow } from "./attention-direct.ts";
+import {
+  branch,
+  directBelow,
+  each,
+  emitAt,
+  keyBlock,
+  put,
+  queryBlock,
+  scoreRows,
+  scoreStride,
+  scratch,
+  set,
+  stepping,
+  zeroed,
+  zeroRow,
+  type Attention,
+} from "./attention-parts.ts";
+import { tiledRun } from "./attention-tiled.ts";
+import type { Capabilities } from "./capabilities.ts";
+import { Block, Emitter } from "./emit.ts";
+import { finish, unitName } from "./finish.ts";
+import { coefficient } from "./merge.ts";
+
+type Pat = Extract<Pattern, { k: "attention" }>;
+
+/** Sizes beyond which the packed blocks would leave the caches. */
+const mostFeatures = 512;
+
+/** What the kernel's expressions say about memory; undefined where the builder does not fit. */
+interface Facts {
+  readonly pattern: Pat;
+  readonly queries: Dim;
+  readonly heads: Dim;
+  readonly inner: number;
+  readonly features: number;
+  readonly keyStride: Dim;
+  readonly valueStride: Dim;
+  readonly out: { readonly buffer: string; readonly index: Expr };
+}
+
+/** The function of an attention kernel, or undefined when plain loops have to do. */
+export function lowerAttention(kernel: Kernel, capabilities: Capabilities): ImpFunction | undefined {
+  if (capabilities.vector !== 4) return undefined;
+  const emitter = new Emitter(kernel.buffers, true);
+  const facts = recognise(kernel, emitter);
+  if (facts === undefined) return undefined;
+  const { pattern } = facts;
+  const blocks = dimDiv(dimAdd(facts.queries, dim(queryBlock - 1)), dim(queryBlock));
+  const root = new Block();
+  const unit = local(unitName, "i32");
+  // Blocks of one head follow each other, so that its keys and values are still in the caches.
+  const count = emitter.name(root, "blocks", emitter.size(blocks));
+  const head = emitter.name(root, pattern.head, binary("div", unit, count));
+  root.remember(emitter.interner.intern({ k: "var", name: pattern.head, type: "i32" }), false, head);
+  const first = emitter.name(root, "first", mul(sub(unit, mul(head, count)), int(queryBlock)));
+  const all = emitter.name(root, "queries", emitter.size(facts.queries));
+  const end = emitter.name(root, "end", binary("min", add(first, int(queryBlock)), all));
+  const c = context(facts, emitter, root, capabilities);
+  stepping(c, root, "t", first, end, (inside, t) => {
+    const from = c.from(inside, t);
+    const { rows, to } = findRun(c, inside, t, end, from);
+    branch(
+      inside,
+      lt(from, to),
+      (some) =>
+        branch(
+          some,
+          lt(rows, int(directBelow)),
+          (few) =>
+            each(c, few, "r", int(0), rows, 1, (row, r) =>
+              directRow(c, row, emitter.name(row, "t", add(t, r)), from, emitter.name(row, "to", load(at(scratch.ends, r), "i32"))),
+            ),
+          (many) => tiledRun(c, many, t, rows, from, to),
+        ),
+      (none) => each(c, none, "r", int(0), rows, 1, (row, r) => zeroRow(c, row, c.result(row, emitter.name(row, "t", add(t, r))))),
+    );
+    return rows;
+  });
+  return finish(kernel, emitter, dimMul(facts.heads, blocks), root.statements, scratchOf(c));
+}
+
+/**
+ * How many queries from `t` on begin at key `from`, and the largest of the ends of their keys; the ends are left in
+ * scratch. Ends may differ: causal queries of one segment each see one key more.
+ */
+function findRun(c: Attention, block: Block, t: ImpExpr, end: ImpExpr, from: ImpExpr): { readonly rows: ImpExpr; readonly to: ImpExpr } {
+  const { emitter } = c;
+  const most = emitter.name(block, "to", c.to(block, t), true);
+  put(block, at(scratch.ends, int(0)), most);
+  const rows = emitter.name(block, "rows", int(1), true);
+  each(c, block, "r", int(1), sub(end, t), 1, (inside, r) => {
+    // Still in the run: every query before was.
+    branch(inside, binary("eq", rows, r), (near) => {
+      const next = emitter.name(near, "t", add(t, r));
+      branch(near, binary("eq", c.from(near, next), from), (mine) => {
+        const to = c.to(mine, next);
+        put(mine, at(scratch.ends, r), to);
+        set(mine, most, binary("max", most, to));
+        set(mine, rows, add(r, int(1)));
+      });
+    });
+  });
+  return { rows, to: most };
+}
+
+function recognise(kernel: Kernel, emitter: Emitter): Facts | undefined {
+  const { pattern, axes, stages, buffers } = kernel;
+  const [stage] = stages;
+  if (pattern?.k !== "attention" || stages.length !== 1 || stage?.k !== "store" || stage.axes.length !== 0 || axes.length !== 3)
+    return undefined;
+  const { query, head, key, inner, feature } = pattern;
+  const extent = (name: string): Dim | undefined => axes.find((a) => a.name === name)?.extent;
+  const [queries, heads, wide] = [extent(query), extent(head), extent(feature)];
+  const [d, features] = [dimConstant(pattern.innerExtent), wide === undefined ? undefined : dimConstant(wide)];
+  if (queries === undefined || heads === undefined || d === undefined || features === undefined) return undefined;
+  if (d < 1 || features < 1 || d > mostFeatures || features > mostFeatures) return undefined;
+  const floats = new Set(buffers.filter((b) => b.dtype === "f32").map((b) => b.name));
+  if (![pattern.q.buffer, pattern.key_.buffer, pattern.value.buffer, stage.buffer].every((b) => floats.has(b))) return undefined;
+
+  const { interner, reads } = emitter;
+  /** The factor of `axis` in an index that reads nothing but `allowed`. */
+  const factor = (index: Expr, axis: string, allowed: readonly string[]): Dim | undefined => {
+    const whole = interner.intern(index);
+    return [...reads.of(whole)].every((n) => allowed.includes(n)) ? coefficient(whole, axis, emitter) : undefined;
+  };
+  const adjacent = [
+    factor(pattern.q.index, inner, [query, head, inner]),
+    factor(pattern.key_.index, inner, [key, head, inner]),
+    factor(pattern.value.index, feature, [key, head, feature]),
+    factor(stage.index, feature, [query, head, feature]),
+  ];
+  if (!adjacent.every((f) => f !== undefined && dimConstant(f) === 1)) return undefined;
+  const keyStride = factor(pattern.key_.index, key, [key, head, inner]);
+  const valueStride = factor(pattern.value.index, key, [key, head, feature]);
+  if (keyStride === undefined || valueStride === undefined) return undefined;
+  if ([pattern.from, pattern.to].some((e) => factor(e, feature, [query, head]) === undefined)) return undefined;
+  return { pattern, queries, heads, inner: d, features, keyStride, valueStride, out: stage };
+}
+
+function context(facts: Facts, emitter: Emitter, root: Block, capabilities: Capabilities): Attention {
+  const { pattern } = facts;
+  const { query, key, inner, feature } = pattern;
+  const place = (buffer: string, index: Expr, neighbours: string) => {
+    const start = zeroed(index, neighbours);
+    return (block: Block, t: ImpExpr): ImpExpr => emitter.name(block, "p", at(buffer, emitAt(emitter, block, start, query, t)));
+  };
+  // Keys and values: a base for the head, and a stride.
+  const strided = (load: Pat["key_"], neighbours: string, stride: ImpExpr) => {
+    const base = emitter.interner.intern(zeroed(zeroed(load.index, neighbours), key));
+    const start = emitter.name(root, "base", at(load.buffer, emitter.emit(base, root, undefined)));
+    return (s: ImpExpr): ImpExpr => advance(start, mul(s, stride));
+  };
+  const stride = (d: Dim): ImpExpr => {
+    const constant = dimConstant(d);
+    return constant === undefined ? emitter.name(root, "stride", emitter.size(d)) : int(constant);
+  };
+  const valueStride = stride(facts.valueStride);
+  return {
+    emitter,
+    root,
+    inner: facts.inner,
+    features: facts.features,
+    width: 8 * Math.ceil(facts.features / 8),
+    scale: Math.fround(pattern.scale * Math.LOG2E),
+    rows: scoreRows % capabilities.matmulRows === 0 ? capabilities.matmulRows : 4,
+    query: place(pattern.q.buffer, pattern.q.index, inner),
+    result: place(facts.out.buffer, facts.out.index, feature),
+    from: (block, t) => emitAt(emitter, block, pattern.from, query, t),
+    to: (block, t) => emitAt(emitter, block, pattern.to, query, t),
+    key: strided(pattern.key_, inner, stride(facts.keyStride)),
+    value: strided(pattern.value, feature, valueStride),
+    valueStride,
+  };
+}
+
+function scratchOf(c: Attention): readonly ImpScratch[] {
+  const f32 = (name: string, size: number): ImpScratch => ({ name, dtype: "f32", size: dim(size), space: "private" });
+  const i32 = (name: string, size: number): ImpScratch => ({ ...f32(name, size), dtype: "i32" });
+  return [
+    f32(scratch.queries, queryBlock * c.inner),
+    f32(scratch.keys, keyBlock * c.inner),
+    f32(scratch.values, keyBlock * c.width),
+    f32(scratch.scores, scoreRows * scoreStride),
+    f32(scratch.sums, queryBlock * c.width),
+    f32(scratch.top, queryBlock),
+    f32(scratch.total, queryBlock),
+    f32(scratch.shrink, queryBlock),
+    i32(scratch.ends, queryBlock),
+    i32(scratch.seen, scoreRows),
+  ];
+}
