@@ -1,0 +1,188 @@
+// npm run bench: every bench in a process of its own (thread pools settle once a process, and no bench leaves memory or
+// compiled code to the next), on this engine and on others that are named. What is measured is in cases/.
+
+import { fork } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import type { Case } from "./cases/case.ts";
+import { layer, matmuls } from "./cases/encoder.ts";
+import { pictures } from "./cases/pictures.ts";
+import { preprocesses } from "./cases/preprocess.ts";
+import { bundleSize, compileTime, peakMemory } from "./cases/product.ts";
+import { installPeers } from "./peers.ts";
+import { log } from "./place.ts";
+import { table, type Engine, type Row } from "./rows.ts";
+import { threadsText, type Context } from "./versus.ts";
+
+const cases: readonly Case[] = [...matmuls, layer, ...preprocesses, compileTime, bundleSize, peakMemory, pictures];
+
+const helpText = `Compares uhd with ONNX Runtime and sharp, in turns on this machine, and with its own limits.
+
+npm run bench -- [options]
+
+  --quick         ends in 5 minutes: fewer rounds, an encoder of few layers
+  --filter NAME   only benches whose name contains NAME; may be repeated
+  --threads N     this many threads instead of each bench's own choice; may be repeated
+  --node PATH     measures under this Node too; may be repeated (or UHD_BENCH_NODE)
+  --json FILE     writes the rows: {name, threads, ours, peer, peerName, ratio, unit, …}
+  --list          names the benches
+  --help
+
+ratio is peer / ours, medians of interleaved rounds: above 1 ours is faster (or smaller). Node 22 and later have
+relaxed SIMD and run other kernels than Node 20; each block says which. The first run installs the peers that
+spec/bench/peers/package-lock.json pins. A peer's results are compared with ours before anything is timed; where they
+differ, the bench fails.
+
+Examples:
+  npm run bench -- --quick --json bench.json
+  npm run bench -- --filter matmul --threads 1 --node ~/node24/bin/node
+
+Exit codes: 0 every bench ran; 1 one failed; 2 the command line is wrong.`;
+
+interface Options {
+  readonly quick: boolean;
+  readonly filter: readonly string[];
+  readonly threads: readonly number[];
+  readonly node: readonly string[];
+  readonly json: string | undefined;
+  readonly list: boolean;
+  readonly help: boolean;
+  /** Of the processes that the bench starts: the one bench they run. */
+  readonly only: string | undefined;
+}
+
+/** What the process of one bench answers. */
+type Answer = { readonly rows: readonly Row[] } | { readonly failure: string };
+
+class UsageError extends Error {}
+
+async function main(): Promise<number> {
+  const values = readOptions();
+  if (values.help) {
+    console.log(helpText);
+    return 0;
+  }
+  if (values.only !== undefined) return answer(values.only, values);
+  const chosen = cases.filter(({ name }) => values.filter.length === 0 || values.filter.some((text) => name.includes(text)));
+  if (chosen.length === 0) throw new UsageError(`no bench is called that; there are\n${cases.map(({ name }) => `  ${name}`).join("\n")}`);
+  if (values.list) {
+    console.log(chosen.map(({ name }) => name).join("\n"));
+    return 0;
+  }
+  return everything(chosen, values);
+}
+
+function readOptions(): Options {
+  try {
+    const { values } = parseArgs({
+      options: {
+        quick: { type: "boolean" },
+        filter: { type: "string", multiple: true },
+        threads: { type: "string", multiple: true },
+        node: { type: "string", multiple: true },
+        json: { type: "string" },
+        list: { type: "boolean" },
+        help: { type: "boolean" },
+        only: { type: "string" },
+      },
+    });
+    const { quick = false, filter = [], threads = [], node = [], json, list = false, help = false, only } = values;
+    return { quick, filter, threads: threads.map(threadCount), node, json, list, help, only };
+  } catch (error) {
+    if (error instanceof TypeError) throw new UsageError(error.message);
+    throw error;
+  }
+}
+
+function threadCount(text: string): number {
+  if (!/^[1-9]\d?$/.test(text)) throw new UsageError(`--threads takes a number from 1 to 99, found "${text}"`);
+  return Number(text);
+}
+
+async function everything(chosen: readonly Case[], values: Options): Promise<number> {
+  const reason = await installPeers();
+  if (reason !== undefined) log(`the peers cannot be installed: ${reason}`);
+  const fromEnvironment = process.env["UHD_BENCH_NODE"];
+  const others = values.node.length > 0 || fromEnvironment === undefined || fromEnvironment === "" ? values.node : [fromEnvironment];
+  const engines: Engine[] = [];
+  const failures: string[] = [];
+  for (const node of [process.execPath, ...others]) {
+    const rows: Row[] = [];
+    for (const { name, threads } of chosen) {
+      for (const count of values.threads.length === 0 ? threads : values.threads) {
+        const result = await inProcess(node, name, count, values.quick);
+        if ("rows" in result) rows.push(...result.rows);
+        else failures.push(`${name}, ${threadsText(count)}: ${result.failure}`);
+      }
+    }
+    engines.push({ engine: rows[0]?.engine ?? node, rows });
+  }
+  console.log(table(engines));
+  if (values.json !== undefined)
+    writeFileSync(
+      values.json,
+      `${JSON.stringify(
+        engines.flatMap(({ rows }) => rows),
+        null,
+        2,
+      )}\n`,
+    );
+  for (const failure of failures) log(`failed: ${failure}`);
+  return failures.length === 0 ? 0 : 1;
+}
+
+function inProcess(node: string, name: string, threads: number, quick: boolean): Promise<Answer> {
+  log(`${name}, ${threadsText(threads)}`);
+  return new Promise((resolve) => {
+    const args = ["--only", name, "--threads", String(threads), ...(quick ? ["--quick"] : [])];
+    // Peers that work in libuv's pool get as many threads as we do.
+    const env = { ...process.env, UV_THREADPOOL_SIZE: String(threads) };
+    const child = fork(fileURLToPath(import.meta.url), args, {
+      execPath: node,
+      execArgv: [],
+      env,
+      stdio: ["ignore", "ignore", "inherit", "ipc"],
+    });
+    let received: Answer | undefined;
+    child.on("message", (message) => (received = message as Answer));
+    child.on("error", (error) => {
+      resolve({ failure: error.message });
+    });
+    child.on("exit", (code, signal) => {
+      resolve(received ?? { failure: `its process ended with ${signal ?? `code ${code ?? "unknown"}`}` });
+    });
+  });
+}
+
+/** In the process of one bench: runs it and sends its rows. */
+async function answer(name: string, values: Options): Promise<number> {
+  const found = cases.find((one) => one.name === name);
+  if (found === undefined) throw new UsageError(`no bench is called ${name}`);
+  const context: Context = {
+    threads: values.threads[0] ?? found.threads[0] ?? 1,
+    quick: values.quick,
+    engine: `Node ${process.versions.node}`,
+  };
+  let message: Answer;
+  try {
+    message = { rows: await found.run(context) };
+  } catch (error) {
+    log(error instanceof Error ? (error.stack ?? error.message) : String(error));
+    message = { failure: error instanceof Error ? error.message : String(error) };
+  }
+  await new Promise<void>((resolve) => {
+    if (process.send === undefined) resolve(console.log(JSON.stringify(message, null, 2)));
+    else process.send(message, () => resolve());
+  });
+  return "rows" in message ? 0 : 1;
+}
+
+try {
+  // Thread pools of the peers would keep the process alive.
+  process.exit(await main());
+} catch (error) {
+  if (!(error instanceof UsageError)) throw error;
+  log(`${error.message}\n(--help for the options)`);
+  process.exit(2);
+}

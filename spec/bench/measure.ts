@@ -1,0 +1,106 @@
+// Times several ways to do one thing, interleaved: ours, peer, ours, peer … so that a noisy machine is noisy for all.
+// Knows nothing of what is timed.
+
+import { setTimeout as sleep } from "node:timers/promises";
+
+export interface Contestant {
+  readonly name: string;
+  readonly run: () => Promise<unknown>;
+}
+
+export interface Effort {
+  readonly rounds: number;
+  /** A round repeats what is shorter than this, in milliseconds. */
+  readonly atLeast: number;
+  /** No new round begins after this many milliseconds, once there were three. */
+  readonly budget: number;
+  /** Runs before timing: at least one, more until this many milliseconds have passed. */
+  readonly warmUp: number;
+}
+
+/** Median and quartiles. */
+export interface Spread {
+  readonly median: number;
+  readonly lower: number;
+  readonly upper: number;
+}
+
+/** Thread pools spin for a while after a run; what is timed next should not share the cores with them. */
+const settle = 30;
+
+/** Milliseconds of one run in each round, for each contestant in order. */
+export async function interleaved(
+  contestants: readonly Contestant[],
+  effort: Effort,
+  onRound: (round: number) => void = () => undefined,
+): Promise<readonly (readonly number[])[]> {
+  const repeats: number[] = [];
+  for (const { run } of contestants) {
+    const begin = performance.now();
+    let last = 0;
+    do {
+      const before = performance.now();
+      await run();
+      last = performance.now() - before;
+    } while (performance.now() - begin < effort.warmUp);
+    repeats.push(Math.max(1, Math.ceil(effort.atLeast / Math.max(last, 1e-3))));
+  }
+  const times: number[][] = contestants.map(() => []);
+  const begin = performance.now();
+  for (let round = 0; round < effort.rounds; round++) {
+    if (round >= 3 && performance.now() - begin > effort.budget) break;
+    onRound(round);
+    for (const [i, { run }] of contestants.entries()) {
+      await sleep(settle);
+      const count = repeats[i] ?? 1;
+      const before = performance.now();
+      for (let k = 0; k < count; k++) await run();
+      times[i]?.push((performance.now() - before) / count);
+    }
+  }
+  return times;
+}
+
+/** Quantiles between neighbours are interpolated. */
+export function spread(values: readonly number[]): Spread {
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = (q: number): number => {
+    const place = q * (sorted.length - 1);
+    const below = sorted[Math.floor(place)] ?? NaN;
+    const above = sorted[Math.ceil(place)] ?? NaN;
+    return below + (above - below) * (place - Math.floor(place));
+  };
+  return { median: at(0.5), lower: at(0.25), upper: at(0.75) };
+}
+
+export interface Difference {
+  /** Largest absolute difference. */
+  readonly largest: number;
+  /** The largest magnitude among the expected values. */
+  readonly scale: number;
+}
+
+/** NaN anywhere makes the difference infinite. */
+export function difference(found: Float32Array, expected: Float32Array): Difference {
+  if (found.length !== expected.length) throw new Error(`${found.length} elements instead of ${expected.length}`);
+  let largest = 0;
+  let scale = 0;
+  for (let i = 0; i < found.length; i++) {
+    const e = expected[i] ?? NaN;
+    const d = Math.abs((found[i] ?? NaN) - e);
+    if (Number.isNaN(d)) return { largest: Infinity, scale };
+    if (d > largest) largest = d;
+    if (Math.abs(e) > scale) scale = Math.abs(e);
+  }
+  return { largest, scale };
+}
+
+/** Throws when the two differ by more than `tolerance` of the largest value. */
+export function mustAgree(what: string, found: Float32Array, expected: Float32Array, tolerance: number): Difference {
+  const d = difference(found, expected);
+  if (!(d.largest <= tolerance * d.scale))
+    throw new Error(
+      `${what}: the results differ by ${d.largest.toExponential(2)}; values go up to ${d.scale.toPrecision(3)}, ${tolerance} of that is allowed`,
+    );
+  return d;
+}
