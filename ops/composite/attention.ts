@@ -84,22 +84,27 @@ export const attention = defineOp({
     const [segment, qOffsets, kOffsets] = [operandAt(operands, 3), operandAt(operands, 4), operandAt(operands, 5)];
     const [hq, d] = [item(q.shape, 1), item(q.shape, 2)];
     const [hk, dv] = [item(k.shape, 1), item(v.shape, 2)];
+    // Positions come row-major, so what all elements of one head share is computed at its first.
+    let powers: number[] = [];
+    let [from, sum] = [0, 0];
     return tabulate("f32", out.shape, ([t = 0, h = 0, e = 0]) => {
-      const p = item(segment.data, t);
       const g = Math.floor(h / (hq / hk));
-      const from = item(kOffsets.data, p);
-      const end = item(kOffsets.data, p + 1);
-      const to = causal.of(attrs) ? Math.min(end, t + 1 - item(qOffsets.data, p + 1) + end) : end;
-      const scores: number[] = [];
-      for (let s = from; s < to; s++) {
-        let dot = 0;
-        for (let i = 0; i < d; i++) dot += item(q.data, (t * hq + h) * d + i) * item(k.data, (s * hk + g) * d + i);
-        scores.push(dot * Math.fround(scale.of(attrs)));
+      if (e === 0) {
+        const p = item(segment.data, t);
+        from = item(kOffsets.data, p);
+        const end = item(kOffsets.data, p + 1);
+        const to = causal.of(attrs) ? Math.min(end, t + 1 - item(qOffsets.data, p + 1) + end) : end;
+        const scores: number[] = [];
+        for (let s = from; s < to; s++) {
+          let dot = 0;
+          for (let i = 0; i < d; i++) dot += item(q.data, (t * hq + h) * d + i) * item(k.data, (s * hk + g) * d + i);
+          scores.push(dot * Math.fround(scale.of(attrs)));
+        }
+        const top = scores.reduce((a, b) => Math.max(a, b), -Infinity);
+        powers = scores.map((s) => Math.exp(s - top));
+        sum = powers.reduce((a, b) => a + b, 0);
       }
-      const top = scores.reduce((a, b) => Math.max(a, b), -Infinity);
-      const powers = scores.map((s) => Math.exp(s - top));
-      const sum = powers.reduce((a, b) => a + b, 0);
-      return scores.length === 0 ? 0 : powers.reduce((a, w, i) => a + w * item(v.data, ((from + i) * hk + g) * dv + e), 0) / sum;
+      return powers.length === 0 ? 0 : powers.reduce((a, w, i) => a + w * item(v.data, ((from + i) * hk + g) * dv + e), 0) / sum;
     });
   },
   lowering: {
