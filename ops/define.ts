@@ -60,13 +60,7 @@ export type Lowering =
   /** The element at `index` of the output. */
   | { readonly kind: "element"; readonly emit: (index: readonly Expr[], context: ElementContext) => Expr }
   /** Other ops. */
-  | { readonly kind: "decompose"; readonly build: (emit: Emit, operands: readonly ValueId[], attrs: Attrs) => ValueId }
-  /** Output that is written by scattering: starts at zero, then for every position of operand `updates`, out[target] += value. */
-  | {
-      readonly kind: "scatter";
-      readonly updates: number;
-      readonly emit: (index: readonly Expr[], context: ElementContext) => { readonly target: readonly Expr[]; readonly value: Expr };
-    };
+  | { readonly kind: "decompose"; readonly build: (emit: Emit, operands: readonly ValueId[], attrs: Attrs) => ValueId };
 
 export type Derivative =
   /** Cotangents of the operands from the cotangent of the output; undefined for an operand that has none (integers). */
@@ -117,6 +111,8 @@ export interface OpDefinition {
   /** A sentence or two with the formula; shapes in brackets. */
   readonly doc: string;
   readonly kind: OpKind;
+  /** Movement that only reads its operand elsewhere: "order" keeps the row-major order, "affine" a position that is linear. */
+  readonly view?: "order" | "affine";
   readonly operands: readonly OperandSpec[];
   /** True when the last operand spec may repeat (concat). */
   readonly variadic?: boolean;

@@ -291,9 +291,21 @@ export class Emitter {
     return true;
   }
 
-  /** A `for` over an axis; `body` fills the block with the axis in sight. Steps of 4 are vector code's. */
-  loop(block: Block, axis: string, from: ImpExpr, to: ImpExpr, step: number, hoist: readonly Expr[], body: (inner: Block) => void): void {
-    for (const e of hoist) this.hoistInvariant(e, block, new Set([axis]));
+  /**
+   * A `for` over an axis; `body` fills the block with the axis in sight. Steps of 4 are vector code's. `deeper` names
+   * the axes of the loops inside it, which are not in sight where `hoist` is computed.
+   */
+  loop(
+    block: Block,
+    axis: string,
+    from: ImpExpr,
+    to: ImpExpr,
+    step: number,
+    hoist: readonly Expr[],
+    body: (inner: Block) => void,
+    deeper: readonly string[] = [],
+  ): void {
+    for (const e of hoist) this.hoistInvariant(e, block, new Set([axis, ...deeper]));
     const variable = this.interner.intern({ k: "var", name: axis, type: "i32" });
     const name = this.fresh(axis);
     const inside = new Block(block);

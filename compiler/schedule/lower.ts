@@ -79,7 +79,8 @@ function lowerStage(stage: LoopStage, root: Block, emitter: Emitter): void {
     );
     const few = !("k" in axis.extent) && (dimConstant(axis.extent) ?? 4) < 4;
     if (!innermost || few || strideOf(index, axis.name, emitter.reads) !== 1 || !emitter.canVector(value, axis.name)) {
-      emitter.loop(block, axis.name, int(0), extent, 1, [value, index], (inside) => nest(inside, depth + 1));
+      const deeper = stage.axes.slice(depth + 1).map((a) => a.name);
+      emitter.loop(block, axis.name, int(0), extent, 1, [value, index], (inside) => nest(inside, depth + 1), deeper);
       return;
     }
     const many = emitter.name(block, "end", binary("bitand", extent, int(-4), "i32"));

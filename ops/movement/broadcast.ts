@@ -16,6 +16,7 @@ export const broadcast = defineOp({
   name: "broadcast",
   doc: "x repeated along dimensions where its size is 1 or missing.",
   kind: "movement",
+  view: "affine",
   operands: [{ name: "x", doc: "any element type[…]" }],
   attrs: [shape.spec],
   type: (operands, attrs) => {

@@ -36,6 +36,7 @@ export const reshape = defineOp({
   name: "reshape",
   doc: "The elements of x, in row-major order, in another shape.",
   kind: "movement",
+  view: "order",
   operands: [{ name: "x", doc: "any element type[…]" }],
   attrs: [shape.spec],
   type: (operands, attrs) => {

@@ -38,6 +38,7 @@ export const slice = defineOp({
   name: "slice",
   doc: "Positions start, start+step, … below stop of one dimension of x.",
   kind: "movement",
+  view: "affine",
   operands: [{ name: "x", doc: "any element type[…]" }],
   attrs: [axis.spec, start.spec, stop.spec, step.spec],
   type: (operands, attrs) => {

@@ -21,6 +21,7 @@ export const transpose = defineOp({
   name: "transpose",
   doc: "Dimensions in another order: result[i₀, …] has size and position of dimension permutation[j] of x in dimension j.",
   kind: "movement",
+  view: "affine",
   operands: [{ name: "x", doc: "any element type[…]" }],
   attrs: [permutation.spec],
   type: (operands, attrs) => {

@@ -1,0 +1,303 @@
+// Kernels from groups: axes, stages and buffers of Kernel IR. A reduction that belongs to a row becomes a `let` before
+// the loop over the row's elements, which is why softmax and normalisation are one kernel. Decides nothing.
+
+import { dim, dimAdd, dimConstant, dimDiv, type Dim } from "../ir/dim.ts";
+import type { DType } from "../ir/dtype.ts";
+import type { ValueId } from "../ir/graph/types.ts";
+import type { Loc } from "../ir/loc.ts";
+import { add, binary, i32, load, mul, select, typeOfExpr, variable } from "../ir/kernel/build.ts";
+import { Interner, Reads } from "../ir/kernel/intern.ts";
+import { scalarTypeOf, type Axis, type Expr, type Kernel, type KernelBuffer, type Pattern, type Stage } from "../ir/kernel/types.ts";
+import { linearIndex } from "../../ops/expr.ts";
+import { Expander, nodeOf, type Values } from "./expand.ts";
+import { axisName, contractionFold, expandGroup, type Group } from "./legality.ts";
+import { attentionParts, contractionParts, productParts } from "./patterns.ts";
+
+/** Columns of a panel of a packed operand. */
+export const panel = 8;
+
+/** What a kernel's buffer holds. */
+export type Operand = { readonly k: "value"; readonly id: ValueId } | { readonly k: "pack"; readonly of: ValueId };
+
+export interface BuiltKernel {
+  readonly kernel: Kernel;
+  /** In the order of the kernel's buffers; the last one is written. */
+  readonly operands: readonly Operand[];
+  readonly group: Group;
+}
+
+const packName = (contraction: ValueId): string => `pack ${contraction}`;
+
+/** The type of a packed operand: panels of eight columns, [.., ceil(N/8), K, 8]. */
+export function packedType(
+  values: Values,
+  contraction: ValueId,
+): { readonly dtype: DType; readonly shape: readonly Dim[]; readonly depth: Dim } {
+  const node = nodeOf(values, contraction);
+  const { shape } = node.type;
+  const parts = productParts(contractionFold(values, emptyGroupOf(contraction)));
+  const operand = node.kind === "op" ? node.operands[1] : undefined;
+  if (parts === undefined || operand === undefined) throw new Error(`%${contraction} is not a sum of products`);
+  const columns = shape.at(-1) ?? dim(1);
+  const panels = dimDiv(dimAdd(columns, dim(panel - 1)), dim(panel));
+  return { dtype: nodeOf(values, operand).type.dtype, shape: [...shape.slice(0, -2), panels, parts.depth, dim(panel)], depth: parts.depth };
+}
+
+function emptyGroupOf(contraction: ValueId): Group {
+  return { root: contraction, packs: undefined, inlined: new Set(), contraction, attention: false, rows: undefined, heavy: false };
+}
+
+/** `packed` tells whether a contraction's right operand is laid out in panels. */
+export function buildKernel(values: Values, g: Group, packed: ReadonlySet<ValueId>): BuiltKernel {
+  if (g.packs !== undefined) return packKernel(values, g, g.packs);
+  if (g.contraction !== undefined) return matmulKernel(values, g, g.contraction, packed.has(g.contraction));
+  if (g.attention) return attentionKernel(values, g);
+  return loopKernel(values, g);
+}
+
+function axesOf(shape: readonly Dim[]): readonly Axis[] {
+  return shape.map((extent, i) => ({ name: axisName(i), extent }));
+}
+
+/** The position of the root's element in its buffer. */
+function storeIndex(shape: readonly Dim[], expander: Expander): Expr {
+  return expander.simplifier.simplify(
+    linearIndex(
+      shape.map((d, i) => expander.axis(axisName(i), d)),
+      shape,
+    ),
+  );
+}
+
+function matmulKernel(values: Values, g: Group, contraction: ValueId, packed: boolean): BuiltKernel {
+  const { shape } = nodeOf(values, g.root).type;
+  const acc = variable("acc", "f32");
+  const expander = new Expander(values, { isInlined: (v) => g.inlined.has(v), replace: (v) => (v === contraction ? acc : undefined) });
+  const index = shape.map((d, i) => expander.axis(axisName(i), d));
+  const value = g.root === contraction ? acc : expander.root(g.root, index);
+  const fold = contractionFold(values, g);
+  const parts = productParts(fold);
+  if (parts === undefined) throw new Error(`%${contraction} is not a sum of products`);
+  let sum: Expr = fold;
+  let pattern: Pattern | undefined;
+  if (packed) {
+    const type = packedType(values, contraction);
+    const [n, k] = [index.at(-1) ?? i32(0), variable(parts.fold.axis)];
+    expander.simplifier.axis(parts.fold.axis, parts.depth);
+    const at = linearIndex([...index.slice(0, -2), binary("div", n, i32(panel)), k, binary("mod", n, i32(panel))], type.shape);
+    const b = load(packName(contraction), expander.simplifier.simplify(at), scalarTypeOf(type.dtype));
+    if (b.k !== "load") throw new Error("a load is a load");
+    sum = { ...parts.fold, body: mul(parts.a, b) };
+    const whole = contractionParts(fold);
+    if (whole !== undefined) {
+      const names = shape.map((_, i) => axisName(i));
+      pattern = {
+        k: "matmul",
+        batch: names.slice(0, -2),
+        m: names.at(-2) ?? "",
+        n: names.at(-1) ?? "",
+        kAxis: parts.fold.axis,
+        a: whole.a,
+        b,
+      };
+    }
+  }
+  const stages: Stage[] = [
+    { k: "let", name: "acc", type: "f32", value: sum },
+    { k: "store", axes: [], buffer: "out", index: storeIndex(shape, expander), value },
+  ];
+  const kernel = { axes: axesOf(shape), stages, ...(pattern === undefined ? {} : { pattern }) };
+  return finish(values, g, kernel, packed ? contraction : undefined);
+}
+
+function attentionKernel(values: Values, g: Group): BuiltKernel {
+  const { expander, value } = expandGroup(values, g);
+  const { shape } = nodeOf(values, g.root).type;
+  const parts = attentionParts(value);
+  const [query, head, feature] = [axisName(0), axisName(1), axisName(2)];
+  const stages: Stage[] = [{ k: "store", axes: [], buffer: "out", index: storeIndex(shape, expander), value }];
+  return finish(values, g, {
+    axes: axesOf(shape),
+    stages,
+    ...(parts === undefined ? {} : { pattern: { k: "attention", query, head, feature, ...parts } }),
+  });
+}
+
+function loopKernel(values: Values, g: Group): BuiltKernel {
+  const { expander, value } = expandGroup(values, g);
+  const { shape } = nodeOf(values, g.root).type;
+  const index = storeIndex(shape, expander);
+  const axes = axesOf(shape).filter((a) => dimConstant(a.extent) !== 1);
+  const rows = g.rows?.map(axisName);
+  if (rows === undefined) return finish(values, g, { axes, stages: [{ k: "store", axes: [], buffer: "out", index, value }] });
+  const { lets, value: rest } = rowReductions(value, new Set(rows), expander.simplifier.interner);
+  const inner = axes.filter((a) => !rows.includes(a.name));
+  return finish(values, g, {
+    axes: axes.filter((a) => rows.includes(a.name)),
+    stages: [...lets, { k: "store", axes: inner, buffer: "out", index, value: rest }],
+  });
+}
+
+/** Takes the reductions that depend on the row alone out of `value`, innermost first. */
+function rowReductions(
+  value: Expr,
+  rows: ReadonlySet<string>,
+  interner: Interner,
+): { readonly lets: readonly Stage[]; readonly value: Expr } {
+  const lets: Stage[] = [];
+  const reads = new Reads();
+  const done = new Map<Expr, Expr>();
+  const visit = (e: Expr): Expr => {
+    const before = done.get(e);
+    if (before !== undefined) return before;
+    let made = interner.intern(mapChildren(e, visit));
+    if (e.k === "fold" && e !== value && [...reads.of(e)].every((n) => rows.has(n))) {
+      const name = `r${lets.length}`;
+      lets.push({ k: "let", name, type: typeOfExpr(made), value: made });
+      made = interner.intern(variable(name, typeOfExpr(made)));
+    }
+    done.set(e, made);
+    return made;
+  };
+  return { value: visit(value), lets };
+}
+
+function mapChildren(e: Expr, f: (e: Expr) => Expr): Expr {
+  switch (e.k) {
+    case "const":
+    case "var":
+    case "dim":
+      return e;
+    case "load":
+      return { ...e, index: f(e.index) };
+    case "unary":
+    case "cast":
+      return { ...e, a: f(e.a) };
+    case "binary":
+      return { ...e, a: f(e.a), b: f(e.b) };
+    case "select":
+      return { ...e, cond: f(e.cond), a: f(e.a), b: f(e.b) };
+    case "fold":
+      return { ...e, from: f(e.from), to: f(e.to), body: f(e.body) };
+    default:
+      return e satisfies never;
+  }
+}
+
+/** Lays the right operand of a multiply out in panels; columns beyond the last are zero. */
+function packKernel(values: Values, g: Group, contraction: ValueId): BuiltKernel {
+  const { shape } = nodeOf(values, contraction).type;
+  const type = packedType(values, contraction);
+  const expander = new Expander(values, { isInlined: (v) => g.inlined.has(v) });
+  const batch = shape.slice(0, -2);
+  const names = [...batch.map((_, i) => axisName(i)), "p", "k", "j"];
+  const axes: Axis[] = type.shape.map((extent, i) => ({ name: names[i] ?? "", extent }));
+  for (const a of axes) expander.simplifier.axis(a.name, a.extent);
+  const columns = shape.at(-1) ?? dim(1);
+  const n = add(mul(variable("p"), i32(panel)), variable("j"));
+  // The sum of products at row 0 names the operand's element at (k, n).
+  const at = [...batch.map((d, i) => expander.axis(axisName(i), d)), i32(0), n];
+  const parts = productParts(expander.root(contraction, at));
+  if (parts === undefined) throw new Error(`%${contraction} is not a sum of products`);
+  const k = expander.simplifier.interner.intern(variable("k"));
+  const element = expander.simplifier.simplify(replaceAxis(parts.b, parts.fold.axis, k));
+  const whole = (dimConstant(columns) ?? 1) % panel === 0;
+  const zero: Expr = { k: "const", type: typeOfExpr(element), value: 0 };
+  const value = whole ? element : select(binary("lt", n, { k: "dim", dim: columns }), element, zero);
+  const index = linearIndex([...batch.map((_, i) => variable(axisName(i))), variable("p"), k, variable("j")], type.shape);
+  const stage: Stage = {
+    k: "store",
+    axes: axes.slice(-2),
+    buffer: "out",
+    index: expander.simplifier.simplify(index),
+    value: expander.simplifier.simplify(value),
+  };
+  return finish(values, g, { axes: axes.slice(0, -2), stages: [stage] }, contraction);
+}
+
+function replaceAxis(e: Expr, axis: string, by: Expr): Expr {
+  const done = new Map<Expr, Expr>();
+  const visit = (x: Expr): Expr => {
+    const before = done.get(x);
+    if (before !== undefined) return before;
+    const made = x.k === "var" && x.name === axis ? by : mapChildren(x, visit);
+    done.set(x, made);
+    return made;
+  };
+  return visit(e);
+}
+
+type Body = Pick<Kernel, "axes" | "stages"> & { readonly pattern?: Pattern };
+
+/** Numbers the buffers in the order of their first use and collects the places in the source. */
+function finish(values: Values, g: Group, body: Body, packed?: ValueId): BuiltKernel {
+  const operands: Operand[] = [];
+  const names = new Map<string, string>();
+  const buffers: KernelBuffer[] = [];
+  const named = (name: string): string => {
+    const known = names.get(name);
+    if (known !== undefined) return known;
+    const made = `x${operands.length}`;
+    names.set(name, made);
+    if (packed !== undefined && name === packName(packed)) {
+      const { dtype, shape } = packedType(values, packed);
+      operands.push({ k: "pack", of: packed });
+      buffers.push({ name: made, dtype, shape, access: "read" });
+    } else {
+      const id = Number(name.slice(1));
+      const { dtype, shape } = nodeOf(values, id).type;
+      operands.push({ k: "value", id });
+      buffers.push({ name: made, dtype, shape, access: "read" });
+    }
+    return made;
+  };
+  const interner = new Interner();
+  const done = new Map<Expr, Expr>();
+  const rename = (e: Expr): Expr => {
+    const before = done.get(e);
+    if (before !== undefined) return before;
+    const inner = mapChildren(e, rename);
+    const made = interner.intern(inner.k === "load" ? { ...inner, buffer: named(inner.buffer) } : inner);
+    done.set(e, made);
+    return made;
+  };
+  const stages = body.stages.map((s): Stage =>
+    s.k === "let" ? { ...s, value: rename(s.value) } : { ...s, value: rename(s.value), index: rename(s.index) },
+  );
+  const pattern = body.pattern === undefined ? undefined : renamePattern(body.pattern, rename);
+  const packedBuffer = packed === undefined || g.packs !== undefined ? undefined : names.get(packName(packed));
+  const own = g.packs === undefined ? nodeOf(values, g.root).type : packedType(values, g.packs);
+  operands.push(g.packs === undefined ? { k: "value", id: g.root } : { k: "pack", of: g.packs });
+  const kernel: Kernel = {
+    name: "",
+    axes: body.axes,
+    buffers: [...buffers, { name: "out", dtype: own.dtype, shape: own.shape, access: "write" }],
+    stages,
+    schedule: packedBuffer === undefined ? [] : [{ k: "packed", buffer: packedBuffer, panel }],
+    ...(pattern === undefined ? {} : { pattern }),
+    sources: sourcesOf(values, g),
+  };
+  return { kernel, operands, group: g };
+}
+
+function renamePattern(p: Pattern, rename: (e: Expr) => Expr): Pattern {
+  const load_ = (e: Extract<Expr, { k: "load" }>): Extract<Expr, { k: "load" }> => {
+    const made = rename(e);
+    if (made.k !== "load") throw new Error("a load is a load");
+    return made;
+  };
+  return p.k === "matmul"
+    ? { ...p, a: load_(p.a), b: load_(p.b) }
+    : { ...p, from: rename(p.from), to: rename(p.to), q: load_(p.q), key_: load_(p.key_), value: load_(p.value) };
+}
+
+/** Every place whose work the kernel does, in the order of the graph, each once. */
+function sourcesOf(values: Values, g: Group): readonly Loc[] {
+  const ids = g.packs === undefined ? [...g.inlined, g.root] : [...g.inlined, g.packs];
+  const seen = new Map<string, Loc>();
+  for (const id of ids.sort((a, b) => a - b)) {
+    const { loc } = nodeOf(values, id);
+    if (loc.length > 0) seen.set(loc.map((s) => `${s.file}:${s.start}-${s.end}`).join(" "), loc);
+  }
+  return [...seen.values()];
+}

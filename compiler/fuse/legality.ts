@@ -1,0 +1,172 @@
+// May a value be computed inside a kernel? Yes, or no with the reason that `uhdc explain` prints. The answer comes
+// from expanding the kernel with the value inlined and looking at the result, not from a list of known shapes.
+
+import { dimConstant, dimProduct } from "../ir/dim.ts";
+import type { OpNode, ValueId } from "../ir/graph/types.ts";
+import { Reads } from "../ir/kernel/intern.ts";
+import type { Expr } from "../ir/kernel/types.ts";
+import { Expander, nodeOf, type Values } from "./expand.ts";
+import { attentionParts, chainsOf, contractionParts } from "./patterns.ts";
+
+/** One kernel to be: a value that is written, and the values that disappear into it. */
+export interface Group {
+  readonly root: ValueId;
+  /** The multiply whose right operand this kernel packs into panels; its root is that operand. */
+  readonly packs: ValueId | undefined;
+  readonly inlined: Set<ValueId>;
+  /** The matrix multiply that the kernel does, its root or behind an epilogue. */
+  contraction: ValueId | undefined;
+  readonly attention: boolean;
+  /** Dimensions of the root whose points each have reductions of their own; undefined when nothing was reduced into it. */
+  rows: readonly number[] | undefined;
+  /** It folds over taps or the like for every element. */
+  heavy: boolean;
+}
+
+export type JoinClass = "free" | "scalar" | "reduction" | "heavy" | "contraction";
+
+export const axisName = (dimension: number): string => `i${dimension}`;
+
+/** The kernel's value with the group's values inlined, and the positions at which `watched` is asked for. */
+export interface Trial {
+  readonly expander: Expander;
+  readonly value: Expr;
+  readonly positions: readonly (readonly Expr[])[];
+}
+
+export function expandGroup(values: Values, g: Group, extra?: ValueId, watched?: ValueId): Trial {
+  const positions = new Map<string, readonly Expr[]>();
+  const ids = new Map<Expr, number>();
+  const expander: Expander = new Expander(values, {
+    isInlined: (v) => g.inlined.has(v) || v === extra,
+    replace: (v, index) => {
+      if (v !== watched) return undefined;
+      const at = index.map((i) => expander.simplifier.simplify(i));
+      positions.set(at.map((i) => String(ids.get(i) ?? (ids.set(i, ids.size), ids.get(i)))).join(" "), at);
+      return undefined;
+    },
+  });
+  const { shape } = nodeOf(values, g.root).type;
+  const value = expander.root(
+    g.root,
+    shape.map((d, i) => expander.axis(axisName(i), d)),
+  );
+  return { expander, value, positions: [...positions.values()] };
+}
+
+/** Why `node` may not be computed in the kernel of `g`; undefined when it may. */
+export function mayJoin(values: Values, g: Group, node: OpNode, cls: JoinClass, costly: boolean): string | undefined {
+  if (g.packs !== undefined) return cls === "free" || cls === "scalar" ? undefined : "its reader only lays a weight out in panels";
+  switch (cls) {
+    case "free":
+    case "scalar":
+      return elementwise(values, g, node, costly);
+    case "contraction":
+      return epilogue(values, g, node);
+    case "reduction":
+      return row(values, g, node);
+    case "heavy":
+      return once(values, g, node);
+    default:
+      return cls satisfies never;
+  }
+}
+
+function elementwise(values: Values, g: Group, node: OpNode, costly: boolean): string | undefined {
+  if (g.attention)
+    return attentionParts(expandGroup(values, g, node.id).value) === undefined ? "attention reads its operands from memory" : undefined;
+  if (g.contraction !== undefined) {
+    const parts = contractionParts(contractionFold(values, g, node.id));
+    if (parts === undefined) return "a matrix multiply reads its left operand from memory";
+  }
+  if (!costly) return undefined;
+  const { positions } = expandGroup(values, g, node.id, node.id);
+  return positions.length > 1 ? "its reader would make it more than once" : undefined;
+}
+
+/** The sum of products of the group's matrix multiply, alone. */
+export function contractionFold(values: Values, g: Group, extra?: ValueId): Expr {
+  const id = g.contraction ?? g.root;
+  const expander = new Expander(values, { isInlined: (v) => g.inlined.has(v) || v === extra });
+  const { shape } = nodeOf(values, id).type;
+  return expander.root(
+    id,
+    shape.map((d, i) => expander.axis(axisName(i), d)),
+  );
+}
+
+function epilogue(values: Values, g: Group, node: OpNode): string | undefined {
+  if (g.attention) return "attention reads its operands from memory";
+  if (g.contraction !== undefined) return "its reader is a matrix multiply";
+  if (g.rows !== undefined || g.heavy) return "its reader reduces, and a matrix multiply has no rows to give";
+  const { positions } = expandGroup(values, g, node.id, node.id);
+  const { shape } = nodeOf(values, g.root).type;
+  const [at] = positions;
+  const same =
+    positions.length === 1 &&
+    at !== undefined &&
+    at.length === shape.length &&
+    at.every(
+      (p, i) =>
+        (p.k === "var" && p.name === axisName(i)) ||
+        (p.k === "const" && p.value === 0 && dimConstant(shape[i] ?? shape[0] ?? notADim) === 1),
+    ) &&
+    dimProduct(shape).text === dimProduct(node.type.shape).text;
+  return same ? undefined : "its reader does not read it element by element";
+}
+
+const notADim = { monomials: [], text: "0" };
+
+function row(values: Values, g: Group, node: OpNode): string | undefined {
+  if (g.attention) return "attention reads its operands from memory";
+  if (g.contraction !== undefined) return "its reader is a matrix multiply";
+  if (g.heavy) return "its reader gathers sums for every element";
+  const axes = rowsWith(values, g, node);
+  return typeof axes === "string" ? axes : undefined;
+}
+
+/** The dimensions of the root that give a row's reductions when `node` is reduced inside the kernel, or why not. */
+export function rowsWith(values: Values, g: Group, node: OpNode): readonly number[] | string {
+  const { value } = expandGroup(values, g, node.id);
+  const { shape } = nodeOf(values, g.root).type;
+  const own = shape.flatMap((d, i) => (dimConstant(d) === 1 ? [] : [i]));
+  const names = new Map(own.map((i) => [axisName(i), i]));
+  const reads = new Reads();
+  const chains = chainsOf(value);
+  // A reduction that is the kernel's own result has every dimension for itself.
+  const whole = value.k === "fold";
+  let rows: readonly number[] | undefined = whole ? own : g.rows;
+  for (const chain of chains) {
+    const free = [...reads.of(chain)];
+    if (free.some((n) => !names.has(n))) return "it would be reduced again for every element of another reduction";
+    const at = free.map((n) => names.get(n) ?? -1).sort((a, b) => a - b);
+    if (chain === value) continue;
+    if (rows === undefined) rows = at;
+    if (at.join() !== rows.join()) return "it would be reduced again for every element";
+  }
+  if (rows === undefined || rows.length === own.length) return whole ? own : "it would be reduced again for every element";
+  if (rows.length === 0 && own.length > 0 && !whole) return "its reader could not be divided over threads";
+  return rows;
+}
+
+function once(values: Values, g: Group, node: OpNode): string | undefined {
+  if (g.attention) return "attention reads its operands from memory";
+  if (g.contraction !== undefined) return "its reader is a matrix multiply";
+  if (g.rows !== undefined) return "its reader reduces it, so every element would be made more than once";
+  const { value, positions } = expandGroup(values, g, node.id, node.id);
+  const root = nodeOf(values, g.root);
+  const nested = chainsOf(value).some((c) => c !== value && [...new Reads().of(c)].some((n) => !/^i\d+$/.test(n)));
+  if (nested || positions.length !== 1 || dimProduct(root.type.shape).text !== dimProduct(node.type.shape).text)
+    return "every element would be made more than once";
+  return undefined;
+}
+
+/** Does the definition of an op fold? */
+export function hasFold(values: Values, node: OpNode): boolean {
+  const expander = new Expander(values, { isInlined: () => false });
+  const value = expander.root(
+    node.id,
+    node.type.shape.map((d, i) => expander.axis(axisName(i), d)),
+  );
+  return chainsOf(value).length > 0;
+}

@@ -1,0 +1,122 @@
+// What a kernel computes, in operations: the op table's formulas over the nodes it holds, each as often as the kernel
+// makes its elements. Attention counts the pairs of queries and keys that see each other, which shape code knows.
+
+import { dim, dimAdd, dimMul, dimProduct, dimSymbol, type Dim } from "../ir/dim.ts";
+import type { Graph, OpNode, ValueId } from "../ir/graph/types.ts";
+import type { Expr } from "../ir/kernel/types.ts";
+import type { HostExpr, HostProgram } from "../ir/plan/host.ts";
+import { normaliseAttrs, opOf } from "../../ops/index.ts";
+import { Expander, nodeOf, type Values } from "./expand.ts";
+import { axisName, type Group } from "./legality.ts";
+import { packedType } from "./kernels.ts";
+
+/** Pairs that attention looks at, by node; and the shape code that defines the sizes they are given as. */
+export interface Pairs {
+  readonly of: ReadonlyMap<ValueId, Dim>;
+  readonly bindings: HostProgram["bindings"];
+}
+
+/** A size for each set of segment tables that attention is given. Segments that are not tables count as all pairs. */
+export function attentionPairs(graph: Graph): Pairs {
+  const nodes = new Map(graph.nodes.map((n) => [n.id, n]));
+  const taken = new Set([...graph.symbols.map((s) => s.name), ...graph.host.bindings.map((b) => b.name)]);
+  const known = new Map<string, Dim>();
+  const of = new Map<ValueId, Dim>();
+  const bindings: HostProgram["bindings"][number][] = [];
+  for (const node of graph.nodes) {
+    if (node.kind !== "op" || opOf(node.op).kind !== "composite" || node.operands.length !== 6) continue;
+    const tables = node.operands.slice(3).map((o) => nodes.get(o));
+    const [segment, queries, keys] = tables.map((t) => (t?.kind === "table" ? t.value : undefined));
+    if (segment === undefined || queries === undefined || keys === undefined) continue;
+    const causal = normaliseAttrs(node.op, node.attrs)["causal"] === true;
+    const key = `${node.operands.slice(3).join(" ")} ${causal}`;
+    let pairs = known.get(key);
+    if (pairs === undefined) {
+      let name = "attention_pairs";
+      for (let i = 2; taken.has(name); i++) name = `attention_pairs.${i}`;
+      taken.add(name);
+      bindings.push({ name, value: pairCount(segment, queries, keys, causal), symbol: true, loc: "" });
+      pairs = dimSymbol(name);
+      known.set(key, pairs);
+    }
+    of.set(node.id, pairs);
+  }
+  return { of, bindings };
+}
+
+/** Σ over queries i of the keys it sees: min(end, i + 1 - queries[p + 1] + end) - keys[p] when causal, end - keys[p] otherwise. */
+function pairCount(segment: HostExpr, queries: HostExpr, keys: HostExpr, causal: boolean): HostExpr {
+  const v = (name: string): HostExpr => ({ k: "var", name });
+  const lit = (value: number): HostExpr => ({ k: "lit", v: value });
+  const two = (op: "add" | "sub", a: HostExpr, b: HostExpr): HostExpr => ({ k: "binary", op, a, b });
+  const call = (fn: string, ...args: readonly HostExpr[]): HostExpr => ({ k: "call", fn, args, loc: "" });
+  const index = (of: HostExpr, at: HostExpr): HostExpr => ({ k: "index", of, at });
+  const let_ = (pattern: string, value: HostExpr, body: HostExpr): HostExpr => ({ k: "let", pattern, value, body });
+  const end = index(v("$keys"), two("add", v("$p"), lit(1)));
+  const own = two("add", two("sub", two("add", v("$i"), lit(1)), index(v("$queries"), two("add", v("$p"), lit(1)))), end);
+  const seen = two("sub", causal ? call("min", end, own) : end, index(v("$keys"), v("$p")));
+  const each: HostExpr = {
+    k: "for",
+    clauses: [{ k: "in", pattern: "$i", from: { k: "range", from: lit(0), to: call("len", v("$segment")) } }],
+    body: let_("$p", index(v("$segment"), v("$i")), call("max", seen, lit(0))),
+  };
+  return let_("$segment", segment, let_("$queries", queries, let_("$keys", keys, call("sum", each))));
+}
+
+/** Operations that one evaluation of `node` is: 2 for a multiply and an addition. */
+export function nodeFlops(values: Values, pairs: Pairs, node: OpNode): Dim {
+  const types = node.operands.map((o) => nodeOf(values, o).type);
+  const all = opOf(node.op).flops(types, normaliseAttrs(node.op, node.attrs), node.type);
+  const seen = pairs.of.get(node.id);
+  const [q, k] = types;
+  if (seen === undefined || q === undefined || k === undefined) return all;
+  const [heads, inner, out] = [q.shape[1] ?? dim(1), q.shape[2] ?? dim(1), node.type.shape[2] ?? dim(1)];
+  return dimMul(dimMul(dim(2), dimMul(seen, heads)), dimAdd(inner, out));
+}
+
+/** Operations that the kernel of `g` does: values made at several places count several times, padding counts too. */
+export function kernelFlops(values: Values, pairs: Pairs, g: Group): Dim {
+  if (g.packs !== undefined) return dim(0);
+  const times = timesMade(values, g);
+  let sum = dim(0);
+  for (const [id, count] of times) {
+    const node = nodeOf(values, id);
+    if (node.kind !== "op") continue;
+    let flops = nodeFlops(values, pairs, node);
+    if (id === g.contraction) {
+      const { shape, depth } = packedType(values, id);
+      const rows = dimProduct(node.type.shape.slice(0, -1));
+      flops = dimMul(dim(2), dimMul(dimMul(rows, depth), dimMul(shape.at(-3) ?? dim(1), dim(8))));
+    }
+    sum = dimAdd(sum, dimMul(dim(count), flops));
+  }
+  return sum;
+}
+
+/** How many different positions of each value the kernel asks for. */
+function timesMade(values: Values, g: Group): ReadonlyMap<ValueId, number> {
+  const asked = new Map<ValueId, Set<string>>();
+  const ids = new Map<Expr, number>();
+  const expander: Expander = new Expander(values, {
+    isInlined: (v) => g.inlined.has(v),
+    replace: (v, index) => {
+      if (!g.inlined.has(v)) return undefined;
+      const key = index
+        .map((i) => {
+          const at = expander.simplifier.simplify(i);
+          const id = ids.get(at) ?? ids.size;
+          ids.set(at, id);
+          return id;
+        })
+        .join(" ");
+      asked.set(v, (asked.get(v) ?? new Set()).add(key));
+      return undefined;
+    },
+  });
+  const { shape } = nodeOf(values, g.root).type;
+  expander.root(
+    g.root,
+    shape.map((d, i) => expander.axis(axisName(i), d)),
+  );
+  return new Map([[g.root, 1], ...[...asked].map(([v, keys]) => [v, keys.size] as const)]);
+}
