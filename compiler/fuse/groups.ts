@@ -108,6 +108,7 @@ class Fuser {
     const targets = this.targets(uses);
     // Nobody reads it (or only views that are decided with their readers).
     if (targets.size === 0) return;
+    for (const g of targets) if (this.isOperandOf(g, uses)) g.operands.add(node.id);
     const reason = this.refusal(node, targets);
     if (reason !== undefined) return this.write(node, uses, reason);
     this.accepted++;
@@ -169,6 +170,12 @@ class Fuser {
     return (this.uses.get(value)?.length ?? 0) <= 1 && !this.ends.has(value);
   }
 
+  /** Is what `uses` read part of the operands that the kernel's builder reads itself? */
+  private isOperandOf(g: Group, uses: readonly Use[]): boolean {
+    const own = g.attention ? g.root : g.contraction;
+    return uses.some(({ by, operand }) => (by.id === own && (g.attention || operand === 0)) || g.operands.has(by.id));
+  }
+
   private join(node: OpNode, g: Group): void {
     const cls = this.classOf(node);
     if (cls === "reduction") {
@@ -204,7 +211,17 @@ class Fuser {
 }
 
 function emptyGroup(root: ValueId, more: Partial<Pick<Group, "packs" | "attention" | "heavy">>): Group {
-  return { root, packs: undefined, inlined: new Set(), contraction: undefined, attention: false, rows: undefined, heavy: false, ...more };
+  return {
+    root,
+    packs: undefined,
+    inlined: new Set(),
+    contraction: undefined,
+    attention: false,
+    operands: new Set(),
+    rows: undefined,
+    heavy: false,
+    ...more,
+  };
 }
 
 function classify(node: GraphNode, values: Values): Class {

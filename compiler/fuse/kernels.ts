@@ -44,7 +44,16 @@ export function packedType(
 }
 
 function emptyGroupOf(contraction: ValueId): Group {
-  return { root: contraction, packs: undefined, inlined: new Set(), contraction, attention: false, rows: undefined, heavy: false };
+  return {
+    root: contraction,
+    packs: undefined,
+    inlined: new Set(),
+    contraction,
+    attention: false,
+    operands: new Set(),
+    rows: undefined,
+    heavy: false,
+  };
 }
 
 /** `packed` tells whether a contraction's right operand is laid out in panels. */

@@ -5,8 +5,10 @@ import { dimConstant, dimProduct } from "../ir/dim.ts";
 import type { OpNode, ValueId } from "../ir/graph/types.ts";
 import { Reads } from "../ir/kernel/intern.ts";
 import type { Expr } from "../ir/kernel/types.ts";
+import { opOf } from "../../ops/index.ts";
+import { coefficient } from "../schedule/merge.ts";
 import { Expander, nodeOf, type Values } from "./expand.ts";
-import { attentionParts, chainsOf, contractionParts } from "./patterns.ts";
+import { chainsOf, contractionParts } from "./patterns.ts";
 
 /** One kernel to be: a value that is written, and the values that disappear into it. */
 export interface Group {
@@ -17,6 +19,8 @@ export interface Group {
   /** The matrix multiply that the kernel does, its root or behind an epilogue. */
   contraction: ValueId | undefined;
   readonly attention: boolean;
+  /** What the multiply's left operand, or attention's operands, are made of. */
+  readonly operands: Set<ValueId>;
   /** Dimensions of the root whose points each have reductions of their own; undefined when nothing was reduced into it. */
   rows: readonly number[] | undefined;
   /** It folds over taps or the like for every element. */
@@ -73,15 +77,32 @@ export function mayJoin(values: Values, g: Group, node: OpNode, cls: JoinClass, 
 }
 
 function elementwise(values: Values, g: Group, node: OpNode, costly: boolean): string | undefined {
-  if (g.attention)
-    return attentionParts(expandGroup(values, g, node.id).value) === undefined ? "attention reads its operands from memory" : undefined;
-  if (g.contraction !== undefined) {
-    const parts = contractionParts(contractionFold(values, g, node.id));
-    if (parts === undefined) return "a matrix multiply reads its left operand from memory";
-  }
+  if (g.operands.has(node.id)) return operandOf(values, g, node);
   if (!costly) return undefined;
   const { positions } = expandGroup(values, g, node.id, node.id);
   return positions.length > 1 ? "its reader would make it more than once" : undefined;
+}
+
+/** Builders of multiplies and attention read their operands at positions that are linear, from memory. */
+function operandOf(values: Values, g: Group, node: OpNode): string | undefined {
+  const builder = g.attention ? "attention" : "a matrix multiply";
+  const reason = `${builder} reads ${g.attention ? "its operands" : "its left operand"} from memory`;
+  if (opOf(node.op).view === undefined && opOf(node.op).kind !== "indexing") return reason;
+  if (!g.attention) return contractionParts(contractionFold(values, g, node.id)) === undefined ? reason : undefined;
+  // The operand of attention that the node is part of, at a position of its own.
+  const root = nodeOf(values, g.root);
+  const reads = new Reads();
+  for (const [position, operand] of (root.kind === "op" ? root.operands : []).entries()) {
+    if (!g.operands.has(operand)) continue;
+    const expander = new Expander(values, { isInlined: (v) => g.inlined.has(v) || v === node.id });
+    const { shape } = nodeOf(values, operand).type;
+    const at = shape.map((d, i) => expander.axis(axisName(i), d));
+    const element = expander.simplifier.simplify(expander.element(operand, at));
+    // Queries are looked up one by one, so their rows may lie anywhere; keys and values are walked.
+    const walked = shape.flatMap((_, i) => (i === 0 && (position === 0 || shape.length === 1) ? [] : [axisName(i)]));
+    if (element.k !== "load" || walked.some((axis) => coefficient(element.index, axis, { reads }) === undefined)) return reason;
+  }
+  return undefined;
 }
 
 /** The sum of products of the group's matrix multiply, alone. */

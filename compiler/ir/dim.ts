@@ -67,9 +67,15 @@ function canonical(monomials: readonly Monomial[]): Dim {
   return { monomials: kept, text: text === "" ? "0" : text };
 }
 
+const small = new Map<number, Dim>();
+
 /** The constant `value`, which must be a safe integer. */
 export function dim(value: number): Dim {
-  return canonical([{ coefficient: value, atoms: [] }]);
+  const known = small.get(value);
+  if (known !== undefined) return known;
+  const made = canonical([{ coefficient: value, atoms: [] }]);
+  if (value >= -4096 && value <= 4096) small.set(value, made);
+  return made;
 }
 
 export function dimSymbol(name: string): Dim {
@@ -83,6 +89,10 @@ export function toDim(value: number | string | Dim): Dim {
 }
 
 export function dimAdd(a: Dim, b: Dim): Dim {
+  if (a.monomials.length === 0) return b;
+  if (b.monomials.length === 0) return a;
+  const [x, y] = [dimConstant(a), dimConstant(b)];
+  if (x !== undefined && y !== undefined) return dim(x + y);
   return canonical([...a.monomials, ...b.monomials]);
 }
 
@@ -91,6 +101,10 @@ export function dimSub(a: Dim, b: Dim): Dim {
 }
 
 export function dimMul(a: Dim, b: Dim): Dim {
+  const [x, y] = [dimConstant(a), dimConstant(b)];
+  if (x !== undefined && y !== undefined) return dim(x * y);
+  if (x === 1) return b;
+  if (y === 1) return a;
   const out: Monomial[] = [];
   for (const x of a.monomials) {
     for (const y of b.monomials) {
@@ -107,6 +121,8 @@ export function dimMul(a: Dim, b: Dim): Dim {
 
 /** The exact quotient when every monomial of `a` divides by the single monomial `b`; undefined otherwise. */
 export function dimExactDiv(a: Dim, b: Dim): Dim | undefined {
+  const [x, y] = [dimConstant(a), dimConstant(b)];
+  if (x !== undefined && y !== undefined && y !== 0) return x % y === 0 ? dim(x / y) : undefined;
   const by = b.monomials[0];
   if (by === undefined || b.monomials.length !== 1) return a.text === b.text && by !== undefined ? dim(1) : undefined;
   const out: Monomial[] = [];

@@ -3,9 +3,9 @@
 // parameters are prepared.
 //   x·Aᵀ + a, x·Bᵀ + b  ->  y = x·[A; B]ᵀ + [a; b], y[:, :m], y[:, m:]
 
-import { dimAdd, dim, type Dim } from "../ir/dim.ts";
+import { dim, dimAdd, dimConstant, type Dim } from "../ir/dim.ts";
 import { nodesById, type GraphBuilder } from "../ir/graph/build.ts";
-import type { Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
+import type { AttrValue, Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
 import { keepOp, rewrite, usersOf, type Pass } from "./rewrite.ts";
 
 interface Member {
@@ -56,14 +56,21 @@ function findGroups(graph: Graph): readonly (readonly Member[])[] {
   return [...byOperand.values()].filter((g) => g.length > 1);
 }
 
-/** Values that depend on parameters and constants alone. */
+/** Values that depend on parameters and constants alone, at sizes that are known: the same for every run. */
 export function parametric(graph: Graph): ReadonlySet<ValueId> {
   const fixed = new Set<ValueId>();
   for (const n of graph.nodes) {
+    if (n.type.shape.some((d) => dimConstant(d) === undefined)) continue;
     if (n.kind === "param" || n.kind === "constant") fixed.add(n.id);
-    else if (n.kind === "op" && n.operands.every((o) => fixed.has(o))) fixed.add(n.id);
+    else if (n.kind === "op" && n.operands.every((o) => fixed.has(o)) && !Object.values(n.attrs).some(isSymbolic)) fixed.add(n.id);
   }
   return fixed;
+}
+
+function isSymbolic(value: AttrValue): boolean {
+  if (typeof value !== "object") return false;
+  const dims = "monomials" in value ? [value] : value.filter((v): v is Dim => typeof v === "object");
+  return dims.some((d) => dimConstant(d) === undefined);
 }
 
 function biasOf(
