@@ -95,14 +95,14 @@ export class Cursor {
     return this.int();
   }
 
-  /** A size: up to a comma or a closing bracket, or to the end of the line. */
+  /** A size: up to a comma, a closing bracket or `=`, or to the end of the line. */
   dim(): Dim {
     const from = this.#at;
     let depth = 0;
     while (this.#at < this.#text.length) {
       const c = this.#text[this.#at];
       if (c === "(") depth++;
-      if (depth === 0 && (c === "," || c === "]" || c === ")" || c === "}")) break;
+      if (depth === 0 && (c === "," || c === "]" || c === ")" || c === "}" || c === "=")) break;
       if (c === ")") depth--;
       this.#at++;
     }

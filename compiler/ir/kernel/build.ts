@@ -66,9 +66,58 @@ export function typeOfExpr(e: Expr): ScalarType {
   return e.k === "dim" ? "i32" : e.type;
 }
 
+/** What `e` is made of, in the order of its fields. */
+export function operandsOf(e: Expr): readonly Expr[] {
+  switch (e.k) {
+    case "const":
+    case "var":
+    case "dim":
+      return [];
+    case "load":
+      return [e.index];
+    case "unary":
+    case "cast":
+      return [e.a];
+    case "binary":
+      return [e.a, e.b];
+    case "select":
+      return [e.cond, e.a, e.b];
+    case "fold":
+      return [e.from, e.to, e.body];
+    default:
+      return e satisfies never;
+  }
+}
+
+/** What a fold over nothing gives. */
+export function foldIdentity(op: FoldOp, type: ScalarType): number {
+  if (op === "sum") return 0;
+  if (op === "product") return 1;
+  if (type === "f32") return op === "max" ? -Infinity : Infinity;
+  return op === "max" ? -2147483648 : 2147483647;
+}
+
+/** Does the unary operation take an operand of this type? */
+export function unaryTakes(op: UnaryOp, type: ScalarType): boolean {
+  return op === "not" ? type === "bool" : f32Only.has(op) ? type === "f32" : type !== "bool";
+}
+
+/** Does the binary operation take two operands of this type? */
+export function binaryTakes(op: BinaryOp, type: ScalarType): boolean {
+  if (op === "and" || op === "or") return type === "bool";
+  if (i32Only.has(op)) return type === "i32";
+  if (op === "pow") return type === "f32";
+  return op === "eq" || op === "ne" || type !== "bool";
+}
+
+/** The type of what the operation gives for operands of `type`. */
+export function binaryGives(op: BinaryOp, type: ScalarType): ScalarType {
+  return comparisons.has(op) ? "bool" : type;
+}
+
 export function unary(op: UnaryOp, a: Expr): Expr {
   const type = typeOfExpr(a);
-  need(op === "not" ? type === "bool" : f32Only.has(op) ? type === "f32" : type !== "bool", `${op} does not take ${type}`);
+  need(unaryTakes(op, type), `${op} does not take ${type}`);
   return { k: "unary", op, a, type };
 }
 
@@ -76,11 +125,8 @@ export function unary(op: UnaryOp, a: Expr): Expr {
 export function binary(op: BinaryOp, a: Expr, b: Expr): Expr {
   const type = typeOfExpr(a);
   need(type === typeOfExpr(b), `${op} takes two operands of one type, not ${type} and ${typeOfExpr(b)}`);
-  if (op === "and" || op === "or") need(type === "bool", `${op} takes bool, not ${type}`);
-  else if (i32Only.has(op)) need(type === "i32", `${op} takes i32, not ${type}`);
-  else if (op === "pow") need(type === "f32", `pow takes f32, not ${type}`);
-  else if (op !== "eq" && op !== "ne") need(type !== "bool", `${op} does not take bool`);
-  return { k: "binary", op, a, b, type: comparisons.has(op) ? "bool" : type };
+  need(binaryTakes(op, type), `${op} does not take ${type}`);
+  return { k: "binary", op, a, b, type: binaryGives(op, type) };
 }
 
 /** `a` where `cond` holds, else `b`; only the chosen side is evaluated. */

@@ -1,12 +1,13 @@
 // Expressions of kernels as text. What occurs more than once is written once, as a numbered definition
-// (`%3 = …`), so that the text is linear in the number of different expressions. A definition stands for its
+// (`%3 = …`), so that the text is linear in the number of different expressions; what is very deep is cut
+// into definitions too. A definition stands for its
 // text: names in it mean what they mean where it is used, axes of folds around it included. Types are written
 // only where they are not what operands, buffers and earlier `let`s say.
 //
 // `4` is an i32 constant, `4.0` an f32 one, `{T + 1}` a size, `x[i]` a load, `f32(e)` a conversion.
 
 import { numberText, nameText } from "../text.ts";
-import { typeOfExpr } from "./build.ts";
+import { binaryGives, operandsOf, typeOfExpr } from "./build.ts";
 import { Interner } from "./intern.ts";
 import { scalarTypeOf, type BinaryOp, type Expr, type KernelBuffer, type ScalarType } from "./types.ts";
 
@@ -37,8 +38,6 @@ export const infix: Readonly<Partial<Record<BinaryOp, Infix>>> = {
   shr: { sign: ">>", level: 0 },
 };
 
-const comparisons: ReadonlySet<BinaryOp> = new Set(["eq", "ne", "lt", "le", "gt", "ge"]);
-
 /** What names have for types without further words: buffers by their dtype, `let`s as declared, all else i32. */
 export class Declared {
   readonly #buffers: ReadonlyMap<string, ScalarType>;
@@ -67,7 +66,7 @@ export class Declared {
       case "unary":
         return typeOfExpr(e.a);
       case "binary":
-        return comparisons.has(e.op) ? "bool" : typeOfExpr(e.a);
+        return binaryGives(e.op, typeOfExpr(e.a));
       case "select":
         return typeOfExpr(e.a);
       case "fold":
@@ -85,36 +84,27 @@ function constantText(type: ScalarType, value: number): string {
   return type === "i32" && /^-?\d+$/.test(text) && text !== "-0" ? text : `${type}#${text}`;
 }
 
-function operands(e: Expr): readonly Expr[] {
-  switch (e.k) {
-    case "const":
-    case "var":
-    case "dim":
-      return [];
-    case "load":
-      return [e.index];
-    case "unary":
-    case "cast":
-      return [e.a];
-    case "binary":
-      return [e.a, e.b];
-    case "select":
-      return [e.cond, e.a, e.b];
-    case "fold":
-      return [e.from, e.to, e.body];
-    default:
-      return e satisfies never;
-  }
-}
-
-const isLeaf = (e: Expr): boolean => operands(e).length === 0;
+const isLeaf = (e: Expr): boolean => operandsOf(e).length === 0;
 /** Short enough to be written again each time. */
 const isShort = (e: Expr): boolean => isLeaf(e) || (e.k === "load" && isLeaf(e.index)) || (e.k === "cast" && isLeaf(e.a));
+
+/** An expression on one line, for messages; long text is cut. */
+export function exprText(e: Expr, buffers: readonly KernelBuffer[], limit = 100): string {
+  const writer = new ExprWriter(buffers);
+  writer.count(e);
+  const lines: string[] = [];
+  const text = [writer.text(e, lines), ...lines].join(", ");
+  return text.length > limit ? `${text.slice(0, limit)}…` : text;
+}
+
+/** Operations nested on one line; what is nested more deeply is cut into definitions. */
+const tallest = 32;
 
 export class ExprWriter {
   readonly declared: Declared;
   readonly #interner = new Interner();
   readonly #uses = new Map<Expr, number>();
+  readonly #heights = new Map<Expr, number>();
   readonly #numbers = new Map<Expr, number>();
 
   constructor(buffers: readonly KernelBuffer[]) {
@@ -129,7 +119,21 @@ export class ExprWriter {
   #count(e: Expr): void {
     const uses = (this.#uses.get(e) ?? 0) + 1;
     this.#uses.set(e, uses);
-    if (uses === 1) for (const part of operands(e)) this.#count(part);
+    if (uses === 1) for (const part of operandsOf(e)) this.#count(part);
+  }
+
+  #isDefined(e: Expr): boolean {
+    return ((this.#uses.get(e) ?? 0) > 1 && !isShort(e)) || this.#height(e) >= tallest;
+  }
+
+  /** How many operations are nested on the line where `e` is written; a definition is none. */
+  #height(e: Expr): number {
+    const before = this.#heights.get(e);
+    if (before !== undefined) return before;
+    let height = 0;
+    for (const part of operandsOf(e)) height = Math.max(height, this.#isDefined(part) ? 1 : 1 + this.#height(part));
+    this.#heights.set(e, height);
+    return height;
   }
 
   /** The text of `e`. Definitions that it needs and that were not written yet are added to `lines`. */
@@ -140,9 +144,9 @@ export class ExprWriter {
   #text(e: Expr, lines: string[], level: number): string {
     const known = this.#numbers.get(e);
     if (known !== undefined) return `%${known}`;
-    const shared = (this.#uses.get(e) ?? 0) > 1 && !isShort(e);
-    const written = this.#typed(e, lines, shared ? 0 : level);
-    if (!shared) return written;
+    const defined = this.#isDefined(e);
+    const written = this.#typed(e, lines, defined ? 0 : level);
+    if (!defined) return written;
     const number = this.#numbers.size;
     this.#numbers.set(e, number);
     lines.push(`%${number} = ${written}`);

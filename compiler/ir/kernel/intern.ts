@@ -58,17 +58,17 @@ export class Interner {
       case "dim":
         return `d ${e.dim.text}`;
       case "load":
-        return `l ${e.buffer} ${id(e.index)}`;
+        return `l ${e.type} ${e.buffer} ${id(e.index)}`;
       case "unary":
-        return `u ${e.op} ${id(e.a)}`;
+        return `u ${e.type} ${e.op} ${id(e.a)}`;
       case "cast":
         return `t ${e.type} ${id(e.a)}`;
       case "binary":
-        return `b ${e.op} ${id(e.a)} ${id(e.b)}`;
+        return `b ${e.type} ${e.op} ${id(e.a)} ${id(e.b)}`;
       case "select":
-        return `s ${id(e.cond)} ${id(e.a)} ${id(e.b)}`;
+        return `s ${e.type} ${id(e.cond)} ${id(e.a)} ${id(e.b)}`;
       case "fold":
-        return `f ${e.op} ${e.axis} ${id(e.from)} ${id(e.to)} ${id(e.body)}`;
+        return `f ${e.type} ${e.op} ${e.axis} ${id(e.from)} ${id(e.to)} ${id(e.body)}`;
       default:
         return e satisfies never;
     }
