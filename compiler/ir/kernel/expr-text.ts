@@ -1,42 +1,15 @@
 // Expressions of kernels as text. What occurs more than once is written once, as a numbered definition
-// (`%3 = …`), so that the text is linear in the number of different expressions; what is very deep is cut
-// into definitions too. A definition stands for its
-// text: names in it mean what they mean where it is used, axes of folds around it included. Types are written
-// only where they are not what operands, buffers and earlier `let`s say.
+// (`%3 = …`), so that the text is linear in the number of different expressions; what is very deep is cut into
+// definitions too. A definition stands for its text: names in it mean what they mean where it is used, axes of folds
+// around it included. Types are written only where they are not what operands, buffers and earlier `let`s say.
 //
 // `4` is an i32 constant, `4.0` an f32 one, `{T + 1}` a size, `x[i]` a load, `f32(e)` a conversion.
 
-import { numberText, nameText } from "../text.ts";
+import { binaryText, constantText } from "../operators.ts";
+import { nameText } from "../text.ts";
 import { binaryGives, operandsOf, typeOfExpr } from "./build.ts";
 import { Interner } from "./intern.ts";
-import { scalarTypeOf, type BinaryOp, type Expr, type KernelBuffer, type ScalarType } from "./types.ts";
-
-/** How an operation between its operands is written, and how tightly it binds. All associate to the left. */
-interface Infix {
-  readonly sign: string;
-  readonly level: 0 | 1 | 2 | 3;
-}
-
-/** Operations that are missing here are written like calls. Of levels 0 and 1 there is one in a row at most. */
-export const infix: Readonly<Partial<Record<BinaryOp, Infix>>> = {
-  mul: { sign: "*", level: 3 },
-  div: { sign: "/", level: 3 },
-  add: { sign: "+", level: 2 },
-  sub: { sign: "-", level: 2 },
-  eq: { sign: "==", level: 1 },
-  ne: { sign: "!=", level: 1 },
-  lt: { sign: "<", level: 1 },
-  le: { sign: "<=", level: 1 },
-  gt: { sign: ">", level: 1 },
-  ge: { sign: ">=", level: 1 },
-  and: { sign: "&&", level: 0 },
-  or: { sign: "||", level: 0 },
-  bitand: { sign: "&", level: 0 },
-  bitor: { sign: "|", level: 0 },
-  bitxor: { sign: "^", level: 0 },
-  shl: { sign: "<<", level: 0 },
-  shr: { sign: ">>", level: 0 },
-};
+import { scalarTypeOf, type Expr, type KernelBuffer, type ScalarType } from "./types.ts";
 
 /** What names have for types without further words: buffers by their dtype, `let`s as declared, all else i32. */
 export class Declared {
@@ -75,13 +48,6 @@ export class Declared {
         return e satisfies never;
     }
   }
-}
-
-function constantText(type: ScalarType, value: number): string {
-  const text = numberText(value);
-  if (type === "bool" && (Object.is(value, 0) || value === 1)) return value === 1 ? "true" : "false";
-  if (type === "f32") return /^-?\d+$/.test(text) ? `${text}.0` : text;
-  return type === "i32" && /^-?\d+$/.test(text) && text !== "-0" ? text : `${type}#${text}`;
 }
 
 const isLeaf = (e: Expr): boolean => operandsOf(e).length === 0;
@@ -173,14 +139,8 @@ export class ExprWriter {
         return call(e.op, [e.a]);
       case "cast":
         return call(e.type, [e.a]);
-      case "binary": {
-        const form = infix[e.op];
-        if (form === undefined) return call(e.op, [e.a, e.b]);
-        const chains = form.level >= 2;
-        const [a, b] = [this.#text(e.a, lines, chains ? form.level : form.level + 1), this.#text(e.b, lines, form.level + 1)];
-        const text = `${a} ${form.sign} ${b}`;
-        return form.level < level ? `(${text})` : text;
-      }
+      case "binary":
+        return binaryText(e.op, e.a, e.b, level, (part, at) => this.#text(part, lines, at));
       case "select":
         return call("select", [e.cond, e.a, e.b]);
       case "fold": {

@@ -1,20 +1,13 @@
 // Reads expressions as expr-text.ts writes them.
 
 import type { Cursor } from "../cursor.ts";
-import { infix, type Declared } from "./expr-text.ts";
+import { constantStart, readBinary, readConstant } from "../operators.ts";
+import type { Declared } from "./expr-text.ts";
 import { binaryOps, foldOps, scalarTypes, unaryOps } from "./ops.ts";
-import type { BinaryOp, Expr, FoldOp, ScalarType, UnaryOp } from "./types.ts";
+import type { Expr, FoldOp, ScalarType, UnaryOp } from "./types.ts";
 
 /** More levels of nesting than are written on one line: text with more is refused before the stack is full. */
 const maximumDepth = 200;
-
-const signs: readonly (readonly [sign: string, op: BinaryOp, level: number])[] = binaryOps
-  .flatMap((op) => {
-    const form = infix[op];
-    return form === undefined ? [] : [[form.sign, op, form.level] as const];
-  })
-  // `<<` and `<=` before `<`.
-  .sort(([a], [b]) => b.length - a.length);
 
 function isOneOf<T extends string>(all: readonly T[], word: string): word is T {
   return (all as readonly string[]).includes(word);
@@ -37,7 +30,12 @@ export class ExprReader {
   }
 
   expr(c: Cursor): Expr {
-    return this.#binary(c, 0);
+    return readBinary(
+      c,
+      0,
+      () => this.#primary(c),
+      (op, a, b) => (isOneOf(binaryOps, op) ? this.#typed({ k: "binary", op, a, b, type: "f32" }) : c.fail("an operation of kernels")),
+    );
   }
 
   load(c: Cursor): Extract<Expr, { k: "load" }> {
@@ -48,21 +46,6 @@ export class ExprReader {
   scalarType(c: Cursor): ScalarType {
     const word = c.word();
     return isOneOf(scalarTypes, word) ? word : c.fail("f32, i32 or bool");
-  }
-
-  /** Operands joined by operators of `level` and above. */
-  #binary(c: Cursor, level: number): Expr {
-    let left = this.#primary(c);
-    let atMost = 3;
-    for (;;) {
-      const next = signs.find(([sign]) => c.sees(signPattern(sign)));
-      if (next === undefined || next[2] < level) return left;
-      const [sign, op, own] = next;
-      if (own > atMost) c.fail("parentheses around one of the operations");
-      c.need(sign);
-      left = this.#typed({ k: "binary", op, a: left, b: this.#binary(c, own + 1), type: "f32" });
-      atMost = own < 2 ? own - 1 : own;
-    }
   }
 
   #primary(c: Cursor): Expr {
@@ -84,7 +67,9 @@ export class ExprReader {
       c.need("}");
       return { k: "dim", dim };
     }
-    if (c.sees(/-?\d|-?Infinity\b|NaN\b|(?:f32|i32|bool)#|true\b|false\b/y)) return constant(c);
+    if (c.sees(constantStart)) return { k: "const", ...readConstant(c) };
+    const typed = c.match(/(?:f32|i32|bool)#/y);
+    if (typed !== undefined) return { k: "const", type: typed.slice(0, -1) as ScalarType, value: c.number() };
     return this.#named(c);
   }
 
@@ -139,23 +124,6 @@ export class ExprReader {
 /** `axis = …`, but not `axis == …`. */
 const foldStart = /(?:"(?:[^"\\]|\\.)*"|[A-Za-z_][\w$.]*) *=(?!=)/y;
 
-const patterns = new Map<string, RegExp>();
-function signPattern(sign: string): RegExp {
-  const pattern = patterns.get(sign) ?? new RegExp(sign.replace(/[*+|^]/g, "\\$&"), "y");
-  patterns.set(sign, pattern);
-  return pattern;
-}
-
 function withType(e: Expr, type: ScalarType): Expr {
   return e.k === "dim" ? e : { ...e, type };
-}
-
-function constant(c: Cursor): Expr {
-  const typed = c.match(/(?:f32|i32|bool)#/y);
-  if (typed !== undefined) return { k: "const", type: typed.slice(0, -1) as ScalarType, value: c.number() };
-  if (c.take("true")) return { k: "const", type: "bool", value: 1 };
-  if (c.take("false")) return { k: "const", type: "bool", value: 0 };
-  const integer = c.match(/-?\d+(?![\d.e]|\.)|-?\d+(?=\.\.)/y);
-  if (integer !== undefined) return { k: "const", type: "i32", value: Number(integer) };
-  return { k: "const", type: "f32", value: c.number() };
 }
