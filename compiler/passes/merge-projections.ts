@@ -27,10 +27,7 @@ export const mergeProjections: Pass = {
     for (const g of groups) {
       for (const m of g) {
         groupOf.set((m.add ?? m.matmul).id, g);
-        if (m.add !== undefined) {
-          dropped.add(m.matmul.id);
-          for (const o of m.add.operands) if (o !== m.matmul.id) dropped.add(o);
-        }
+        if (m.add !== undefined) dropped.add(m.matmul.id);
       }
     }
     return rewriteGroups(graph, groupOf, dropped);
@@ -48,7 +45,7 @@ function findGroups(graph: Graph): readonly (readonly Member[])[] {
     const [x, weight] = n.operands;
     if (x === undefined || weight === undefined || n.type.shape.length !== 2 || !fixed.has(weight) || fixed.has(x)) continue;
     const only = (users.get(n.id) ?? []).length === 1 && !outputs.has(n.id) ? users.get(n.id)?.[0] : undefined;
-    const bias = only?.op === "add" ? biasOf(only, n.id, nodes, users, fixed) : undefined;
+    const bias = only?.op === "add" ? biasOf(only, n.id, nodes, fixed) : undefined;
     const member: Member = { matmul: n, add: bias === undefined ? undefined : only, weight, bias };
     const key = `${x} ${bias !== undefined} ${n.type.dtype}`;
     byOperand.set(key, [...(byOperand.get(key) ?? []), member]);
@@ -73,16 +70,10 @@ function isSymbolic(value: AttrValue): boolean {
   return dims.some((d) => dimConstant(d) === undefined);
 }
 
-function biasOf(
-  add: OpNode,
-  matmul: ValueId,
-  nodes: ReadonlyMap<ValueId, GraphNode>,
-  users: ReadonlyMap<ValueId, readonly OpNode[]>,
-  fixed: ReadonlySet<ValueId>,
-): ValueId | undefined {
+function biasOf(add: OpNode, matmul: ValueId, nodes: ReadonlyMap<ValueId, GraphNode>, fixed: ReadonlySet<ValueId>): ValueId | undefined {
   const [a, b] = add.operands;
   const wide = nodes.get((a === matmul ? b : a) ?? -1);
-  if (a === b || wide?.kind !== "op" || wide.op !== "broadcast" || (users.get(wide.id) ?? []).length !== 1) return undefined;
+  if (a === b || wide?.kind !== "op" || wide.op !== "broadcast") return undefined;
   const bias = wide.operands[0];
   const source = bias === undefined ? undefined : nodes.get(bias);
   return source !== undefined && source.type.shape.length === 1 && fixed.has(source.id) ? source.id : undefined;
