@@ -32,6 +32,8 @@ export async function buildAll(outdir) {
       outdir,
       entryPoints: ["compiler/cli/uhdc.ts", "compiler/index.ts"],
       splitting: true,
+      // commander is CommonJS and asks for Node's own modules with require.
+      banner: { js: 'import { createRequire } from "node:module";\nconst require = createRequire(import.meta.url);' },
       chunkNames: "compiler/chunks/[name]-[hash]",
     }),
   ]);

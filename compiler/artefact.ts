@@ -114,13 +114,17 @@ function bufferOf(plan: Plan, id: number): PlanBuffer {
 
 /** The module's text, as TypeScript and as JavaScript. ts-morph is loaded only here: it takes a third of a second. */
 async function typedModule(plan: Plan): Promise<{ readonly ts: string; readonly js: string }> {
-  const { Project, VariableDeclarationKind, ts } = await import("ts-morph");
-  const project = new Project({ useInMemoryFileSystem: true, skipLoadingLibFiles: true });
+  const { IndentationText, Project, VariableDeclarationKind, ts } = await import("ts-morph");
+  const project = new Project({
+    useInMemoryFileSystem: true,
+    skipLoadingLibFiles: true,
+    manipulationSettings: { indentationText: IndentationText.TwoSpaces },
+  });
   const name = camelCase(plan.name);
   const type = pascalCase(plan.name);
   const file = project.createSourceFile("index.ts", "");
-  file.addStatements(`// The graph ${plan.name}, compiled by uhdc. Generated: change the .uhd file and compile again.`);
   file.addImportDeclaration({
+    leadingTrivia: `// The graph ${plan.name}, compiled by uhdc. Generated: change the .uhd file and compile again.\n\n`,
     moduleSpecifier: "uhd",
     namedImports: ["loadArtefact", "Session", { name: "SessionOptions", isTypeOnly: true }, { name: "Tensor", isTypeOnly: true }],
   });
@@ -163,22 +167,22 @@ async function typedModule(plan: Plan): Promise<{ readonly ts: string; readonly 
     isExported: true,
     isAsync: true,
     docs: [`Loads the kernels and the weights of ${plan.name}. Close it with \`await using\` or \`[Symbol.asyncDispose]()\`.`],
-    parameters: [{ name: "options", type: "SessionOptions" }],
+    // Weights must come from somewhere, unless there are none.
+    parameters: [{ name: "options", type: "SessionOptions", ...(plan.params.length === 0 ? { initializer: "{}" } : {}) }],
     returnType: `Promise<${type}Session>`,
     statements: [
       "const session = await Session.create(await loadArtefact(here), options);",
       `return {
-    async run(inputs, runOptions) {
-        const { outputs } = await session.run({ ...inputs }, runOptions);
-        return { ${plan.outputs.map((o) => `${o.name}: outputs[${JSON.stringify(o.name)}] as Tensor<"${bufferOf(plan, o.buffer).dtype}">`).join(", ")} };
-    },
-    async [Symbol.asyncDispose]() {
-        await session[Symbol.asyncDispose]();
-    },
+  async run(inputs, runOptions) {
+    const { outputs } = await session.run({ ...inputs }, runOptions);
+    return { ${plan.outputs.map((o) => `${o.name}: outputs[${JSON.stringify(o.name)}] as Tensor<"${bufferOf(plan, o.buffer).dtype}">`).join(", ")} };
+  },
+  async [Symbol.asyncDispose]() {
+    await session[Symbol.asyncDispose]();
+  },
 };`,
     ],
   });
-  file.formatText({ indentSize: 2 });
   const text = file.getFullText();
   const js = ts.transpileModule(text, { compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 } }).outputText;
   return { ts: text, js };

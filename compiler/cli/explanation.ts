@@ -21,9 +21,14 @@ function header(e: Explanation): string {
   return lines.join("\n");
 }
 
-/** `a.uhd:3:5 < b.uhd:20:3`: the place and what called it. */
+/** Innermost lines, by file: `graphs/clip-vit.uhd:20,22 layers.uhd:9`. */
 function sourceText(sources: readonly string[]): string {
-  return sources.slice(0, 2).join(", ") + (sources.length > 2 ? ` and ${sources.length - 2} more` : "");
+  const lines = new Map<string, Set<string>>();
+  for (const chain of sources) {
+    const [, file, line] = /^(.*?):(\d+):\d+/.exec(chain) ?? [];
+    if (file !== undefined && line !== undefined) lines.set(file, (lines.get(file) ?? new Set()).add(line));
+  }
+  return [...lines].map(([file, numbers]) => `${file}:${[...numbers].join(",")}`).join(" ");
 }
 
 function kernelsText(kernels: readonly ExplainedKernel[]): string {

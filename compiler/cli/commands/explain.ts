@@ -4,8 +4,8 @@
 
 import { weightsMemory } from "../../../runtime/prepare.ts";
 import { Layout } from "../../../runtime/layout.ts";
-import { opOf } from "../../../ops/index.ts";
 import type { Declined } from "../../compile.ts";
+import { attentionPairs, nodeFlops } from "../../fuse/work.ts";
 import { dimEval, dimParse, dimSymbols, type DimEnv } from "../../ir/dim.ts";
 import { nodesById } from "../../ir/graph/build.ts";
 import type { Graph, ValueId } from "../../ir/graph/types.ts";
@@ -30,7 +30,7 @@ export interface ExplainedKernel {
   /** "copy" for a copy. */
   readonly name: string;
   readonly stage: string;
-  /** `file:line:column`, innermost first, calls and uses after it. */
+  /** Of each value it computes, `file:line:column`, the innermost place first, then the calls and uses around it: `a < b`. */
   readonly sources: readonly string[];
   readonly flops: number;
   /** Read and written. */
@@ -164,17 +164,15 @@ function explained(step: Step, number: number, plan: Plan, env: DimEnv): Explain
 
 /** Operations of every value that a run computes. What depends on parameters alone is computed once, at loading. */
 function usefulFlops(graph: Graph, env: DimEnv): number {
-  const nodes = nodesById(graph);
+  const values = { nodes: nodesById(graph), symbols: graph.symbols };
+  const pairs = attentionPairs(graph);
   const fixed = new Set<ValueId>();
   let sum = 0;
   for (const node of graph.nodes) {
     if (node.kind === "param" || node.kind === "constant") fixed.add(node.id);
     if (node.kind !== "op") continue;
     if (node.operands.every((id) => fixed.has(id))) fixed.add(node.id);
-    else {
-      const types = node.operands.flatMap((id) => nodes.get(id)?.type ?? []);
-      sum += dimEval(opOf(node.op).flops(types, node.attrs, node.type), env);
-    }
+    else sum += dimEval(nodeFlops(values, pairs, node), env);
   }
   return sum;
 }
