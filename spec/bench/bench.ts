@@ -29,7 +29,7 @@ npm run bench -- [options]
   --list          names the benches
   --help
 
-ratio is peer / ours, medians of interleaved rounds: above 1 ours is faster (or smaller). Node 22 and later have
+ratio is peer / ours, the median over interleaved rounds: above 1 ours is faster (or smaller). Node 22 and later have
 relaxed SIMD and run other kernels than Node 20; each block says which. The first run installs the peers that
 spec/bench/peers/package-lock.json pins. A peer's results are compared with ours before anything is timed; where they
 differ, the bench fails.
@@ -116,7 +116,7 @@ async function everything(chosen: readonly Case[], values: Options): Promise<num
         else failures.push(`${name}, ${threadsText(count)}: ${result.failure}`);
       }
     }
-    engines.push({ engine: rows[0]?.engine ?? node, rows });
+    engines.push({ engine: rows[0]?.engine ?? `${node}: no bench ran`, rows });
   }
   console.log(table(engines));
   if (values.json !== undefined)

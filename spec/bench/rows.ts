@@ -10,10 +10,10 @@ export interface Row {
   /** The same of the peer, or the limit that ours should stay under. */
   readonly peer: number | null;
   readonly peerName: string;
-  /** peer / ours: above 1 ours is better. */
+  /** peer / ours, the median over rounds: above 1 ours is better. */
   readonly ratio: number | null;
   readonly unit: "ms" | "bytes";
-  /** Quartiles; those of `ratio` are over rounds, each round's peer over its ours. Absent for what is measured once. */
+  /** Absent for what is measured once. */
   readonly spread?: { readonly ours: Spread; readonly peer: Spread; readonly ratio: Spread };
   readonly rounds: number;
   /** The ratio that is aimed at. */

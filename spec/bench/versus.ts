@@ -73,12 +73,14 @@ export async function versus(name: string, context: Context, ours: Ours, peers: 
       const entry = opened[at];
       if (entry === undefined) return { ...common, peer: null, peerName: peer.name, ratio: null, notRun: missing.get(peer) ?? "unknown" };
       const theirs = times[at + 1] ?? [];
+      // A round's two were measured at nearly the same time: their ratio is steadier than that of the medians.
+      const ratio = spread(theirs.map((t, i) => t / (mine[i] ?? NaN)));
       return {
         ...common,
         peer: spread(theirs).median,
         peerName: entry.model.name,
-        ratio: spread(theirs).median / spread(mine).median,
-        spread: { ours: spread(mine), peer: spread(theirs), ratio: spread(theirs.map((t, i) => t / (mine[i] ?? NaN))) },
+        ratio: ratio.median,
+        spread: { ours: spread(mine), peer: spread(theirs), ratio },
         difference: entry.difference,
         ...(entry.model.note === undefined ? {} : { note: entry.model.note }),
       };

@@ -31,7 +31,7 @@ async function onePeerEach(name: string, context: Context, problem: Problem): Pr
     problem.shape.reduce((n, d) => n * d, 1),
   );
   const run = (): Promise<unknown> => session.run({ x: f32(problem.shape, x) });
-  const simd = variant(compiled);
+  const simd = variant();
   const model = problem.model(weights);
   const peers = onnxPeers.map((peer): Peer => ({
     name: peer,
@@ -44,7 +44,7 @@ async function onePeerEach(name: string, context: Context, problem: Problem): Pr
     },
   }));
   const result = await outputOf(session, { x: f32(problem.shape, x) });
-  return versus(name, context, { name: "ours", run, result, variant: simd }, peers, effort(context, 6));
+  return await versus(name, context, { name: "ours", run, result, variant: simd }, peers, effort(context, 6));
 }
 
 function matmul(m: number, k: number, n: number): Case {

@@ -36,7 +36,7 @@ export const pictures: Case = {
       name: "ours",
       run: () => session.run({ image }),
       result: await outputOf(session, { image }),
-      variant: variant(compiled),
+      variant: variant(),
     };
     const peer = {
       name: "onnxruntime-web",
@@ -53,13 +53,13 @@ export const pictures: Case = {
     const work = context.quick
       ? { rounds: 3, atLeast: 0, budget: 60_000, warmUp: 0 }
       : { rounds: 5, atLeast: 0, budget: 600_000, warmUp: 0 };
-    return versus(title, context, ours, [peer], work);
+    return await versus(title, context, ours, [peer], work);
   },
 };
 
 async function patchesOf(image: ReturnType<typeof u8>, threads: number): Promise<Float32Array> {
   await using session = await openSession(compileBench("graphs/preprocess.uhd", "preprocess", { policy: "paper" }), threads);
-  return outputOf(session, { image });
+  return await outputOf(session, { image });
 }
 
 /** Packed rows of 588, each picture's moved to a multiple of `longest`. */

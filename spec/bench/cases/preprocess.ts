@@ -28,7 +28,7 @@ function preprocess(channels: 3 | 4): Case {
         name: "ours",
         run: () => session.run({ image }),
         result: await outputOf(session, { image }),
-        variant: variant(compiled),
+        variant: variant(),
       };
       const pictures = paperPictures(width, height);
       const peer = {
@@ -38,7 +38,7 @@ function preprocess(channels: 3 | 4): Case {
         tolerance: 0.05,
         open: () => openSharp(pixels, channels, pictures, context.threads),
       };
-      return versus(name, context, ours, [peer], effort(context, 5));
+      return await versus(name, context, ours, [peer], effort(context, 5));
     },
   };
 }
