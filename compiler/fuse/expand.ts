@@ -47,6 +47,8 @@ export class Expander {
   private readonly values: Values;
   private readonly options: ExpandOptions;
   private readonly known = new Map<string, Expr>();
+  /** How many different positions of each inlined value were asked for. */
+  readonly times = new Map<ValueId, number>();
   private readonly ids = new Map<Expr, number>();
   private names = 0;
 
@@ -81,6 +83,7 @@ export class Expander {
     if (before !== undefined) return before;
     const made = this.simplifier.interner.intern(this.definition(value, simple));
     this.known.set(key, made);
+    this.times.set(value, (this.times.get(value) ?? 0) + 1);
     return made;
   }
 

@@ -24,15 +24,27 @@ export interface BuiltKernel {
   /** In the order of the kernel's buffers; the last one is written. */
   readonly operands: readonly Operand[];
   readonly group: Group;
+  /** At how many positions the kernel makes each value it holds; more than one where it makes elements again. */
+  readonly times: ReadonlyMap<ValueId, number>;
 }
 
 const packName = (contraction: ValueId): string => `pack ${contraction}`;
 
+export interface PackedType {
+  readonly dtype: DType;
+  readonly shape: readonly Dim[];
+  /** Terms of the sum. */
+  readonly depth: Dim;
+}
+
+const packedTypes = new WeakMap<Values, Map<ValueId, PackedType>>();
+
 /** The type of a packed operand: panels of eight columns, [.., ceil(N/8), K, 8]. */
-export function packedType(
-  values: Values,
-  contraction: ValueId,
-): { readonly dtype: DType; readonly shape: readonly Dim[]; readonly depth: Dim } {
+export function packedType(values: Values, contraction: ValueId): PackedType {
+  let known = packedTypes.get(values);
+  if (known === undefined) packedTypes.set(values, (known = new Map()));
+  const before = known.get(contraction);
+  if (before !== undefined) return before;
   const node = nodeOf(values, contraction);
   const { shape } = node.type;
   const parts = productParts(contractionFold(values, emptyGroupOf(contraction)));
@@ -40,7 +52,13 @@ export function packedType(
   if (parts === undefined || operand === undefined) throw new Error(`%${contraction} is not a sum of products`);
   const columns = shape.at(-1) ?? dim(1);
   const panels = dimDiv(dimAdd(columns, dim(panel - 1)), dim(panel));
-  return { dtype: nodeOf(values, operand).type.dtype, shape: [...shape.slice(0, -2), panels, parts.depth, dim(panel)], depth: parts.depth };
+  const made = {
+    dtype: nodeOf(values, operand).type.dtype,
+    shape: [...shape.slice(0, -2), panels, parts.depth, dim(panel)],
+    depth: parts.depth,
+  };
+  known.set(contraction, made);
+  return made;
 }
 
 function emptyGroupOf(contraction: ValueId): Group {
@@ -116,7 +134,8 @@ function matmulKernel(values: Values, g: Group, contraction: ValueId, packed: bo
     { k: "store", axes: [], buffer: "out", index: storeIndex(shape, expander), value },
   ];
   const kernel = { axes: axesOf(shape), stages, ...(pattern === undefined ? {} : { pattern }) };
-  return finish(values, g, kernel, packed ? contraction : undefined);
+  const times = new Map([...expander.times, [contraction, 1]]);
+  return finish(values, g, kernel, times, packed ? contraction : undefined);
 }
 
 function attentionKernel(values: Values, g: Group): BuiltKernel {
@@ -125,11 +144,8 @@ function attentionKernel(values: Values, g: Group): BuiltKernel {
   const parts = attentionParts(value);
   const [query, head, feature] = [axisName(0), axisName(1), axisName(2)];
   const stages: Stage[] = [{ k: "store", axes: [], buffer: "out", index: storeIndex(shape, expander), value }];
-  return finish(values, g, {
-    axes: axesOf(shape),
-    stages,
-    ...(parts === undefined ? {} : { pattern: { k: "attention", query, head, feature, ...parts } }),
-  });
+  const pattern: Pattern | undefined = parts === undefined ? undefined : { k: "attention", query, head, feature, ...parts };
+  return finish(values, g, { axes: axesOf(shape), stages, ...(pattern === undefined ? {} : { pattern }) }, expander.times);
 }
 
 function loopKernel(values: Values, g: Group): BuiltKernel {
@@ -138,13 +154,13 @@ function loopKernel(values: Values, g: Group): BuiltKernel {
   const index = storeIndex(shape, expander);
   const axes = axesOf(shape).filter((a) => dimConstant(a.extent) !== 1);
   const rows = g.rows?.map(axisName);
-  if (rows === undefined) return finish(values, g, { axes, stages: [{ k: "store", axes: [], buffer: "out", index, value }] });
+  if (rows === undefined)
+    return finish(values, g, { axes, stages: [{ k: "store", axes: [], buffer: "out", index, value }] }, expander.times);
   const { lets, value: rest } = rowReductions(value, new Set(rows), expander.simplifier.interner);
   const inner = axes.filter((a) => !rows.includes(a.name));
-  return finish(values, g, {
-    axes: axes.filter((a) => rows.includes(a.name)),
-    stages: [...lets, { k: "store", axes: inner, buffer: "out", index, value: rest }],
-  });
+  const outer = axes.filter((a) => rows.includes(a.name));
+  const body = { axes: outer, stages: [...lets, { k: "store" as const, axes: inner, buffer: "out", index, value: rest }] };
+  return finish(values, g, body, expander.times);
 }
 
 /** Takes the reductions that depend on the row alone out of `value`, innermost first. */
@@ -221,7 +237,7 @@ function packKernel(values: Values, g: Group, contraction: ValueId): BuiltKernel
     index: expander.simplifier.simplify(index),
     value: expander.simplifier.simplify(value),
   };
-  return finish(values, g, { axes: axes.slice(0, -2), stages: [stage] }, contraction);
+  return finish(values, g, { axes: axes.slice(0, -2), stages: [stage] }, expander.times, contraction);
 }
 
 function replaceAxis(e: Expr, axis: string, by: Expr): Expr {
@@ -239,7 +255,7 @@ function replaceAxis(e: Expr, axis: string, by: Expr): Expr {
 type Body = Pick<Kernel, "axes" | "stages"> & { readonly pattern?: Pattern };
 
 /** Numbers the buffers in the order of their first use and collects the places in the source. */
-function finish(values: Values, g: Group, body: Body, packed?: ValueId): BuiltKernel {
+function finish(values: Values, g: Group, body: Body, made: ReadonlyMap<ValueId, number>, packed?: ValueId): BuiltKernel {
   const operands: Operand[] = [];
   const names = new Map<string, string>();
   const buffers: KernelBuffer[] = [];
@@ -286,7 +302,7 @@ function finish(values: Values, g: Group, body: Body, packed?: ValueId): BuiltKe
     ...(pattern === undefined ? {} : { pattern }),
     sources: sourcesOf(values, g),
   };
-  return { kernel, operands, group: g };
+  return { kernel, operands, group: g, times: new Map([...made, [g.root, made.get(g.root) ?? 1]]) };
 }
 
 function renamePattern(p: Pattern, rename: (e: Expr) => Expr): Pattern {

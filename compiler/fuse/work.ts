@@ -3,12 +3,10 @@
 
 import { dim, dimAdd, dimMul, dimProduct, dimSymbol, type Dim } from "../ir/dim.ts";
 import type { Graph, OpNode, ValueId } from "../ir/graph/types.ts";
-import type { Expr } from "../ir/kernel/types.ts";
 import type { HostExpr, HostProgram } from "../ir/plan/host.ts";
 import { normaliseAttrs, opOf } from "../../ops/index.ts";
-import { Expander, nodeOf, type Values } from "./expand.ts";
-import { axisName, type Group } from "./legality.ts";
-import { packedType } from "./kernels.ts";
+import { nodeOf, type Values } from "./expand.ts";
+import { packedType, panel, type BuiltKernel } from "./kernels.ts";
 
 /** Pairs that attention looks at, by node; and the shape code that defines the sizes they are given as. */
 export interface Pairs {
@@ -74,10 +72,9 @@ export function nodeFlops(values: Values, pairs: Pairs, node: OpNode): Dim {
   return dimMul(dimMul(dim(2), dimMul(seen, heads)), dimAdd(inner, out));
 }
 
-/** Operations that the kernel of `g` does: values made at several places count several times, padding counts too. */
-export function kernelFlops(values: Values, pairs: Pairs, g: Group): Dim {
+/** Operations that the kernel does: values made at several places count several times, padding counts too. */
+export function kernelFlops(values: Values, pairs: Pairs, { group: g, times }: BuiltKernel): Dim {
   if (g.packs !== undefined) return dim(0);
-  const times = timesMade(values, g);
   let sum = dim(0);
   for (const [id, count] of times) {
     const node = nodeOf(values, id);
@@ -86,37 +83,9 @@ export function kernelFlops(values: Values, pairs: Pairs, g: Group): Dim {
     if (id === g.contraction) {
       const { shape, depth } = packedType(values, id);
       const rows = dimProduct(node.type.shape.slice(0, -1));
-      flops = dimMul(dim(2), dimMul(dimMul(rows, depth), dimMul(shape.at(-3) ?? dim(1), dim(8))));
+      flops = dimMul(dim(2), dimMul(dimMul(rows, depth), dimMul(shape.at(-3) ?? dim(1), dim(panel))));
     }
     sum = dimAdd(sum, dimMul(dim(count), flops));
   }
   return sum;
-}
-
-/** How many different positions of each value the kernel asks for. */
-function timesMade(values: Values, g: Group): ReadonlyMap<ValueId, number> {
-  const asked = new Map<ValueId, Set<string>>();
-  const ids = new Map<Expr, number>();
-  const expander: Expander = new Expander(values, {
-    isInlined: (v) => g.inlined.has(v),
-    replace: (v, index) => {
-      if (!g.inlined.has(v)) return undefined;
-      const key = index
-        .map((i) => {
-          const at = expander.simplifier.simplify(i);
-          const id = ids.get(at) ?? ids.size;
-          ids.set(at, id);
-          return id;
-        })
-        .join(" ");
-      asked.set(v, (asked.get(v) ?? new Set()).add(key));
-      return undefined;
-    },
-  });
-  const { shape } = nodeOf(values, g.root).type;
-  expander.root(
-    g.root,
-    shape.map((d, i) => expander.axis(axisName(i), d)),
-  );
-  return new Map([[g.root, 1], ...[...asked].map(([v, keys]) => [v, keys.size] as const)]);
 }

@@ -130,7 +130,7 @@ class Planner {
       dims: fn.dims,
       extents: built.kernel.axes.map((a) => a.extent.text),
       sources: built.kernel.sources.map(chainText),
-      flops: kernelFlops(this.grouping.values, this.pairs, built.group).text,
+      flops: kernelFlops(this.grouping.values, this.pairs, built).text,
       bytes: bytes.text,
       ...(unfused === undefined ? {} : { unfused }),
       stage: stageOf(built.kernel.sources, this.graph.name),

@@ -69,8 +69,14 @@ export function verifyGraph(graph: Graph, typeRule: TypeRule): string[] {
 }
 
 function checkSymbols(node: GraphNode, declared: ReadonlySet<string>, at: (message: string) => void): void {
-  const dims = [...node.type.shape, ...(node.kind === "op" ? Object.values(node.attrs).flatMap(dimsIn) : [])];
-  const missing = new Set(dims.flatMap((d) => dimSymbols(d)).filter((name) => !declared.has(name)));
+  const missing = new Set<string>();
+  const check = (d: Dim): void => {
+    // Most sizes are numbers.
+    if (dimConstant(d) !== undefined) return;
+    for (const name of dimSymbols(d)) if (!declared.has(name)) missing.add(name);
+  };
+  for (const size of node.type.shape) check(size);
+  if (node.kind === "op") for (const value of Object.values(node.attrs)) for (const d of dimsIn(value)) check(d);
   for (const name of missing) at(`symbol ${name} is not declared`);
   for (const size of node.type.shape) if ((dimConstant(size) ?? 0) < 0) at(`size ${size.text} is negative`);
 }

@@ -16,23 +16,34 @@ export class Interner {
     return made;
   }
 
+  /** `e` with interned children; `e` itself where they are already. */
   private children(e: Expr): Expr {
     switch (e.k) {
       case "const":
       case "var":
       case "dim":
         return e;
-      case "load":
-        return { ...e, index: this.intern(e.index) };
+      case "load": {
+        const index = this.intern(e.index);
+        return index === e.index ? e : { ...e, index };
+      }
       case "unary":
-      case "cast":
-        return { ...e, a: this.intern(e.a) };
-      case "binary":
-        return { ...e, a: this.intern(e.a), b: this.intern(e.b) };
-      case "select":
-        return { ...e, cond: this.intern(e.cond), a: this.intern(e.a), b: this.intern(e.b) };
-      case "fold":
-        return { ...e, from: this.intern(e.from), to: this.intern(e.to), body: this.intern(e.body) };
+      case "cast": {
+        const a = this.intern(e.a);
+        return a === e.a ? e : { ...e, a };
+      }
+      case "binary": {
+        const [a, b] = [this.intern(e.a), this.intern(e.b)];
+        return a === e.a && b === e.b ? e : { ...e, a, b };
+      }
+      case "select": {
+        const [cond, a, b] = [this.intern(e.cond), this.intern(e.a), this.intern(e.b)];
+        return cond === e.cond && a === e.a && b === e.b ? e : { ...e, cond, a, b };
+      }
+      case "fold": {
+        const [from, to, body] = [this.intern(e.from), this.intern(e.to), this.intern(e.body)];
+        return from === e.from && to === e.to && body === e.body ? e : { ...e, from, to, body };
+      }
       default:
         return e satisfies never;
     }

@@ -70,14 +70,19 @@ export class Simplifier {
         return e;
       case "dim":
         return this.expr({ terms: new Map(), constant: e.dim });
-      case "load":
-        return { ...e, index: this.simplify(e.index) };
+      case "load": {
+        const index = this.simplify(e.index);
+        return index === e.index ? e : { ...e, index };
+      }
       case "unary":
-      case "cast":
-        return { ...e, a: this.simplify(e.a) };
+      case "cast": {
+        const a = this.simplify(e.a);
+        return a === e.a ? e : { ...e, a };
+      }
       case "binary": {
-        const made = { ...e, a: this.simplify(e.a), b: this.simplify(e.b) };
-        if (made.type === "i32" && typeof made.op === "string" && arithmetic.has(made.op)) return this.expr(this.affine(made));
+        const [a, b] = [this.simplify(e.a), this.simplify(e.b)];
+        const made = a === e.a && b === e.b ? e : { ...e, a, b };
+        if (made.type === "i32" && arithmetic.has(made.op)) return this.expr(this.affine(made));
         return made;
       }
       case "select": {
