@@ -79,11 +79,24 @@ function replaceFolder(target: string, files: ReadonlyMap<string, Uint8Array>): 
   try {
     mkdirSync(temporary);
     for (const [name, bytes] of files) writeFileSync(path.join(temporary, name), bytes);
-    rmSync(target, { recursive: true, force: true });
-    renameSync(temporary, target);
+    swap(temporary, target);
   } finally {
     rmSync(temporary, { recursive: true, force: true });
   }
+}
+
+/** Puts `made` at `target`; what was there goes away only after that, and comes back when it fails. */
+function swap(made: string, target: string): void {
+  const old = `${target}.${process.pid}.old`;
+  const present = existsSync(target);
+  if (present) renameSync(target, old);
+  try {
+    renameSync(made, target);
+  } catch (error) {
+    if (present) renameSync(old, target);
+    throw error;
+  }
+  rmSync(old, { recursive: true, force: true });
 }
 
 function replaceFiles(target: string, files: ReadonlyMap<string, Uint8Array>): void {
@@ -92,7 +105,7 @@ function replaceFiles(target: string, files: ReadonlyMap<string, Uint8Array>): v
     for (const [name, bytes] of files) writeFileSync(temporary(name), bytes);
     for (const name of files.keys()) renameSync(temporary(name), path.join(target, name));
   } finally {
-    for (const name of files.keys()) rmSync(temporary(name), { force: true });
+    for (const name of files.keys()) rmSync(temporary(name), { recursive: true, force: true });
   }
 }
 

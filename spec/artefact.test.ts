@@ -164,13 +164,23 @@ describe("writing an artefact", () => {
     // A plan that names a buffer it does not have: the typed module cannot be made.
     const broken = { ...parts("broken"), plan: { ...parts("broken").plan, outputs: [{ name: "none", buffer: 9999 }] } };
     await expect(writeArtefact(target, broken)).rejects.toBeInstanceOf(ArtefactWriteError);
-    // Its place is taken by a file: nothing can be renamed there.
+    // A folder is where the second file is about to be written: with files of the user's beside it, and without.
+    writeFileSync(path.join(target, "notes.txt"), "mine");
+    mkdirSync(path.join(target, `.kernels.plain.wasm.${process.pid}.tmp`));
+    await expect(writeArtefact(target, parts("other"))).rejects.toBeInstanceOf(ArtefactWriteError);
+    expect(readdirSync(target).sort()).toEqual([...names, "notes.txt"].sort());
+    const whole = path.join(folder, "whole");
+    cpSync(artefact, whole, { recursive: true });
+    mkdirSync(`${whole}.${process.pid}.tmp`);
+    await expect(writeArtefact(whole, parts("other"))).rejects.toBeInstanceOf(ArtefactWriteError);
+    await expect(loadArtefact(whole)).resolves.toMatchObject({ plan: { name: "llava_uhd" } });
+    // A file is where the folder would be.
     const taken = path.join(folder, "taken");
     writeFileSync(taken, "a file");
     await expect(writeArtefact(taken, parts("other"))).rejects.toBeInstanceOf(ArtefactWriteError);
     expect(readFileSync(taken, "utf8")).toBe("a file");
     await expect(loadArtefact(target)).resolves.toMatchObject({ plan: { name: "llava_uhd" } });
-    expect(readdirSync(folder).filter((name) => name.endsWith(".tmp"))).toEqual([]);
+    expect(readdirSync(folder).filter((name) => /\.(tmp|old)$/.test(name))).toEqual([]);
   });
 
   test("replaces an artefact, and keeps files beside it that are not its own", async () => {
