@@ -164,6 +164,20 @@ export class Scope {
     else this.names.set(name, { ...mine, value });
   }
 
+  /** Where a name in reach is declared. */
+  declaration(name: string): Span | undefined {
+    return this.names.get(name)?.span ?? (this.parent === undefined ? this.unit.names.get(name)?.span : this.parent.declaration(name));
+  }
+
+  /** Names of integers in reach. Leaves names alone whose value is not made yet. */
+  sizes(): readonly string[] {
+    const mine = [...this.names].filter(([, n]) => {
+      const value = Object.getOwnPropertyDescriptor(n, "value")?.value as Value | undefined;
+      return value?.k === "host" && value.type.k === "int";
+    });
+    return [...mine.map(([name]) => name), ...(this.parent?.sizes() ?? this.unit.names.keys())];
+  }
+
   /** Every name in reach, for suggestions. */
   all(): readonly string[] {
     return [...this.names.keys(), ...(this.parent?.all() ?? this.unit.names.keys())];
@@ -194,6 +208,8 @@ export interface Build {
   readonly known: Map<string, HostValue>;
   /** Where a dimension got its value, by its text: notes of conflicts point there. */
   readonly origins: Map<string, { readonly span: Span; readonly what: string }>;
+  /** Where a tensor was declared or named: notes of conflicts point there. */
+  readonly made: Map<ValueId, { readonly span: Span; readonly what: string }>;
   /** Places around the one being elaborated, innermost first. */
   calls: readonly Span[];
   /** Modules being instantiated, outermost first. */
@@ -203,6 +219,14 @@ export interface Build {
   /** The symbols that stand for module arguments in an abstract check. */
   readonly loose: Set<string>;
   nodes: number;
+}
+
+/** An argument of a forward. */
+export interface GivenArgument {
+  readonly value: Value;
+  readonly e: Expr;
+  readonly span: Span;
+  readonly name: string | undefined;
 }
 
 export type LetStatement = Extract<ModuleMember, { kind: "let" }>;
@@ -221,12 +245,7 @@ export interface Cx {
   hostType(t: TypeExpr, unit: Unit): HostType;
   entityValue(entity: Entity, name: string, span: Span): Value;
   signature(info: FunctionInfo): { readonly params: readonly HostType[]; readonly result: HostType };
-  callInstance(
-    instance: Instance,
-    forward: ForwardItem,
-    args: readonly { value: Value; span: Span; name: string | undefined }[],
-    span: Span,
-  ): Value;
+  callInstance(instance: Instance, forward: ForwardItem, args: readonly GivenArgument[], span: Span): Value;
   member(instance: Instance, name: string, span: Span): Value | undefined;
   letStatement(s: LetStatement, scope: Scope): void;
 }

@@ -8,9 +8,11 @@ import type { Expr, Pattern } from "../syntax/ast.ts";
 import { constantOf, knownValue } from "./constants.ts";
 import { errorValue, type Cx, type HostVal, type Scope, type Value } from "./context.ts";
 import { binaryHost, builtinCall, elementOf, fieldHost, functionCall, indexHost, isBuiltin, unaryHost } from "./host.ts";
-import { didYouMean } from "./report.ts";
+import { suggestion } from "./report.ts";
 import { binaryTensor, opCall, isOp, opNameList, subscriptTensor, unaryTensor } from "./tensor.ts";
 import { raggedCall } from "./ragged.ts";
+import { typeText } from "../ir/graph/build.ts";
+import { checkType, madeNotes } from "./shapes.ts";
 import { bool, errorType, float, hostTypeText, int, join, listOf, neverType, string, tupleOf, type HostType } from "./types.ts";
 
 /** A value that is expected to be of the host. */
@@ -70,7 +72,9 @@ export function lookup(cx: Cx, name: string, span: Span, scope: Scope): Value {
   if (scope.unit.missing.has(name)) return errorValue;
   const near = closest(name, scope.all());
   cx.report.error("UHD0101", span, `there is nothing named ${name}`, {
-    help: isOp(name) || isBuiltin(name) ? `${name} is a function: ${name}(…)` : didYouMean(near),
+    ...(isOp(name) || isBuiltin(name)
+      ? { help: `${name} is a function: ${name}(…)` }
+      : suggestion(near, near === undefined ? undefined : scope.declaration(near))),
   });
   return errorValue;
 }
@@ -274,8 +278,15 @@ function conditional(cx: Cx, e: Extract<Expr, { kind: "if" }>, scope: Scope): Va
   }
   // What runs on the device is settled at compile time, so branches that are not are shape code.
   const shapeCode = cx.build?.abstract !== true;
+  const mark = cx.report.mark();
   const then = cx.block(e.then, scope.inner(shapeCode));
   const otherwise = cx.block(e.otherwise, scope.inner(shapeCode));
+  // Tensors in the branches: what is wrong is the condition.
+  const tensors = shapeCode && !scope.hostOnly ? cx.report.since(mark).filter((d) => d.code === "UHD0107") : [];
+  if (tensors[0] !== undefined && cond !== undefined) {
+    cx.report.takeBack(mark, (d) => d.code === "UHD0107");
+    return undecidedBranch(cx, e, tensors[0].span);
+  }
   if (cond === undefined || then.k === "error" || otherwise.k === "error") return errorValue;
   if (then.k === "host" && otherwise.k === "host") {
     const type = join(then.type, otherwise.type);
@@ -289,8 +300,23 @@ function conditional(cx: Cx, e: Extract<Expr, { kind: "if" }>, scope: Scope): Va
     }
     return { k: "host", type, expr: { k: "if", cond: cond.expr, then: then.expr, else: otherwise.expr } };
   }
-  if (cx.build?.abstract === true) return errorValue;
+  if (cx.build?.abstract === true) {
+    if (then.k !== "tensor" || otherwise.k !== "tensor") return errorValue;
+    const [a, b] = [cx.build.builder.typeOf(then.id), cx.build.builder.typeOf(otherwise.id)];
+    const at = e.otherwise.value?.span ?? e.otherwise.span;
+    const notes = [{ span: e.then.value?.span ?? e.then.span, message: `this branch is ${typeText(a)}` }, ...madeNotes(cx.build, then.id)];
+    return checkType(cx, cx.build, b, a, "UHD0305", at, "the second branch has another type than the first", notes, otherwise.id)
+      ? then
+      : errorValue;
+  }
+  return undecidedBranch(cx, e, e.then.span);
+}
+
+function undecidedBranch(cx: Cx, e: Extract<Expr, { kind: "if" }>, tensor: Span): Value {
   cx.report.error("UHD0310", e.condition.span, "the condition between two tensors must be known at compile time", {
+    expected: "a bool known at compile time",
+    found: "a value of each run",
+    notes: [{ span: tensor, message: "this is a tensor" }],
     help: "select(condition, a, b) chooses element by element at run time",
   });
   return errorValue;
@@ -371,7 +397,7 @@ function call(cx: Cx, e: Extract<Expr, { kind: "call" }>, scope: Scope): Value {
     return functionCall(cx, target.fn, e.args, good, e.span);
   }
   if (target.k === "instance" || target.k === "forward") {
-    const args = e.args.map((a) => ({ value: cx.expr(a.value, scope), span: a.value.span, name: a.name?.name }));
+    const args = e.args.map((a) => ({ value: cx.expr(a.value, scope), e: a.value, span: a.value.span, name: a.name?.name }));
     const forwards = target.instance.entity.item.members.filter((m) => m.kind === "forward");
     const forward = target.k === "forward" ? target.forward : forwards.find((f) => f.name.name === "forward");
     if (forward === undefined) {
@@ -399,7 +425,12 @@ function builtin(cx: Cx, name: string, nameSpan: Span, e: Extract<Expr, { kind: 
   if (!isBuiltin(name) && !isOp(name)) {
     for (const a of e.args) cx.expr(a.value, scope);
     const near = closest(name, [...scope.all(), ...opNameList, ...builtinNames(scope)]);
-    cx.report.error("UHD0104", nameSpan, `there is no function, module or operation named ${name}`, { help: didYouMean(near) });
+    cx.report.error(
+      "UHD0104",
+      nameSpan,
+      `there is no function, module or operation named ${name}`,
+      suggestion(near, near === undefined ? undefined : scope.declaration(near)),
+    );
     return errorValue;
   }
   if (!isBuiltin(name) && scope.hostOnly) {

@@ -3,10 +3,10 @@
 
 import { dim, dimSymbol, type Dim } from "../ir/dim.ts";
 import { GraphBuilder } from "../ir/graph/build.ts";
-import type { Graph } from "../ir/graph/types.ts";
+import type { Graph, TensorType } from "../ir/graph/types.ts";
 import type { HostExpr, HostFunction } from "../ir/plan/host.ts";
 import { typeRule } from "../../ops/index.ts";
-import type { DimExpr, ForwardItem } from "../syntax/ast.ts";
+import type { DimExpr, ForwardItem, Parameter } from "../syntax/ast.ts";
 import { constantOf } from "./constants.ts";
 import { Namer, Scope, symbolValue, type Build, type Cx, type Entity, type HostVal, type ModuleEntity } from "./context.ts";
 import { hostExpr } from "./expr.ts";
@@ -25,6 +25,7 @@ function newBuild(name: string, abstract: boolean): Build {
     symbols: new Map(),
     known: new Map(),
     origins: new Map(),
+    made: new Map(),
     calls: [],
     modules: [],
     abstract,
@@ -42,8 +43,11 @@ function declareSizes(cx: Cx, build: Build, dims: readonly DimExpr[], scope: Sco
       const size = build.builder.symbol(build.namer.fresh(name), lower, upper);
       scope.define(name, symbolValue(size.text), d.span);
       build.origins.set(size.text, { span: d.span, what: `${name} is a size of the signature` });
-    } else if (d.bounds !== undefined && !(d.value.kind === "name" && scope.names.has(d.value.name))) {
-      cx.report.error("UHD0308", d.bounds.span, "only a size that the signature introduces has bounds");
+    } else if (d.bounds !== undefined) {
+      const before = d.value.kind === "name" ? scope.names.get(d.value.name) : undefined;
+      cx.report.error("UHD0308", d.span, "bounds are given once, where the signature introduces a size", {
+        notes: before === undefined ? [] : [{ span: before.span, message: "it is introduced here" }],
+      });
     }
   }
 }
@@ -109,8 +113,7 @@ export function elaborateGraph(cx: Cx, entity: Extract<Entity, { k: "graph" }>):
         if (d.ragged && size !== undefined) oneSegment(build, size.text, size, dim(1), { k: "list", items: [symbolOrLiteral(size)] });
       });
     }
-    build.builder.at([p.span]);
-    scope.define(p.name.name, { k: "tensor", id: build.builder.input(p.name.name, type) }, p.name.span);
+    defineInput(build, scope, p, type);
   }
   const value = forwardBody(
     cx,
@@ -132,6 +135,13 @@ export function elaborateGraph(cx: Cx, entity: Extract<Entity, { k: "graph" }>):
   const tables = build.builder.build().nodes.flatMap((n) => (n.kind === "table" ? [n.value] : []));
   build.builder.setHost({ functions: reachable(cx, [...build.bindings.map((b) => b.value), ...tables]), bindings: build.bindings });
   return build.builder.build();
+}
+
+function defineInput(build: Build, scope: Scope, p: Parameter, type: TensorType): void {
+  build.builder.at([p.span]);
+  const id = build.builder.input(p.name.name, type);
+  build.made.set(id, { span: p.type.span, what: `${p.name.name} is declared here` });
+  scope.define(p.name.name, { k: "tensor", id }, p.name.span);
 }
 
 function symbolOrLiteral(size: Dim): HostExpr {
@@ -214,8 +224,7 @@ function checkForward(cx: Cx, build: Build, forward: ForwardItem, scope: Scope, 
       // Ragged dimensions of one signature share their segments unless a call shows otherwise.
       oneSegment(build, size.text, size, dimSymbol(`${size.text}.segments`), { k: "var", name: `${size.text}.lengths` });
     });
-    build.builder.at([p.span]);
-    scope.define(p.name.name, { k: "tensor", id: build.builder.input(p.name.name, type) }, p.name.span);
+    defineInput(build, scope, p, type);
   }
   forwardBody(cx, build, forward, scope);
   build.modules = [];

@@ -9,7 +9,7 @@ import type { HostBinary, HostExpr } from "../ir/plan/host.ts";
 import { hostBuiltins } from "../ir/plan/host-builtins.ts";
 import { knownValue, sizing } from "./constants.ts";
 import { errorValue, locationText, type Cx, type FunctionInfo, type HostVal, type Value } from "./context.ts";
-import { didYouMean } from "./report.ts";
+import { suggestion } from "./report.ts";
 import { applySignature, parseSignature } from "./signatures.ts";
 import { bool, errorType, fits, float, hostTypeText, int, isNumber, join, listOf, string, type HostType } from "./types.ts";
 
@@ -164,10 +164,11 @@ export function fieldHost(cx: Cx, of: HostVal, name: string, span: Span): Value 
       return host(field.type, { k: "field", of: of.expr, name });
     }
     const fields = t.fields.map((f) => f.name);
+    const near = closest(name, fields);
     cx.report.error("UHD0105", span, `there is no field ${name}`, {
       expected: `one of ${fields.join(", ")}`,
       found: name,
-      help: didYouMean(closest(name, fields)),
+      ...suggestion(near, t.fields.find((f) => f.name === near)?.span),
     });
     return errorValue;
   }

@@ -5,11 +5,12 @@ import { closest } from "../diagnostics/index.ts";
 import { isDType } from "../ir/dtype.ts";
 import type { Span } from "../ir/loc.ts";
 import type { HostValue } from "../ir/plan/host.ts";
-import type { TypeExpr } from "../syntax/ast.ts";
+import type { Expr, TypeExpr } from "../syntax/ast.ts";
 import { constantOf, knownValue } from "./constants.ts";
 import { errorValue, Namer, Scope, type Cx, type Entity, type FunctionInfo, type HostVal, type Unit, type Value } from "./context.ts";
-import { didYouMean } from "./report.ts";
-import { bool, errorType, fits, float, hostTypeText, int, listOf, string, tupleOf, type HostType } from "./types.ts";
+import { blame } from "./blame.ts";
+import { suggestion } from "./report.ts";
+import { bool, errorType, fits, float, hostTypeText, int, listOf, string, tupleOf, type FieldType, type HostType } from "./types.ts";
 
 const base: Readonly<Record<string, HostType>> = { int, float, bool, string };
 
@@ -23,10 +24,12 @@ export function hostTypeOf(cx: Cx, t: TypeExpr, unit: Unit): HostType {
       if (entity?.k === "type") return aliasType(cx, entity, t.span);
       if (unit.missing.has(t.name)) return errorType;
       const known = [...Object.keys(base), ...[...unit.names].filter(([, n]) => n.entity.k === "type").map(([name]) => name)];
+      const near = closest(t.name, known);
       cx.report.error("UHD0103", t.span, entity === undefined ? `there is no type ${t.name}` : `${t.name} is not a type`, {
         expected: "int, float, bool, string or the name of a type",
         found: t.name,
-        help: isDType(t.name) ? `a tensor type has its sizes in brackets: ${t.name}[…]` : didYouMean(closest(t.name, known)),
+        ...suggestion(near, near === undefined ? undefined : unit.names.get(near)?.span),
+        ...(isDType(t.name) ? { help: `a tensor type has its sizes in brackets: ${t.name}[…]` } : {}),
       });
       return errorType;
     }
@@ -35,10 +38,10 @@ export function hostTypeOf(cx: Cx, t: TypeExpr, unit: Unit): HostType {
     case "tuple":
       return tupleOf(t.items.map((i) => hostTypeOf(cx, i, unit)));
     case "record": {
-      const fields: { name: string; type: HostType }[] = [];
+      const fields: FieldType[] = [];
       for (const f of t.fields) {
         if (fields.some((g) => g.name === f.name.name)) cx.report.error("UHD0102", f.name.span, `the field ${f.name.name} is given twice`);
-        else fields.push({ name: f.name.name, type: hostTypeOf(cx, f.type, unit) });
+        else fields.push({ name: f.name.name, type: hostTypeOf(cx, f.type, unit), span: f.name.span });
       }
       return { k: "record", fields };
     }
@@ -67,14 +70,25 @@ function aliasType(cx: Cx, entity: Extract<Entity, { k: "type" }>, span: Span): 
   return entity.type;
 }
 
-/** Checks that `v` fits `type` and gives it that type. */
-export function coerce(cx: Cx, v: HostVal, type: HostType, span: Span, declared: Span | undefined, what: string): Value {
-  if (fits(v.type, type)) return { ...v, type: v.type.k === "error" || type.k === "error" ? type : type };
-  cx.report.error("UHD0201", span, `${what} has another type than declared`, {
-    expected: hostTypeText(type),
-    found: hostTypeText(v.type),
-    notes: declared === undefined ? [] : [{ span: declared, message: "the type is declared here" }],
-  });
+/** Checks that `v`, the value of `e`, fits `type` and gives it that type. */
+export function coerce(
+  cx: Cx,
+  v: HostVal,
+  type: HostType,
+  e: Expr | undefined,
+  span: Span,
+  declared: Span | undefined,
+  what: string,
+): Value {
+  if (fits(v.type, type)) return { ...v, type };
+  const notes = declared === undefined ? [] : [{ span: declared, message: "the type is declared here" }];
+  if (e === undefined || !blame(cx, e, v.type, type, notes)) {
+    cx.report.error("UHD0201", span, `${what} has another type than declared`, {
+      expected: hostTypeText(type),
+      found: hostTypeText(v.type),
+      notes,
+    });
+  }
   return errorValue;
 }
 
@@ -117,7 +131,7 @@ function evaluateConstant(cx: Cx, entity: Extract<Entity, { k: "constant" }>): V
   cx.build = before;
   const declared = item.type === undefined ? undefined : hostTypeOf(cx, item.type, unit);
   if (given.k !== "host") return errorValue;
-  const value = declared === undefined ? given : coerce(cx, given, declared, item.value.span, item.type?.span, item.name.name);
+  const value = declared === undefined ? given : coerce(cx, given, declared, item.value, item.value.span, item.type?.span, item.name.name);
   if (value.k !== "host") return errorValue;
   const text = item.kind === "config" ? cx.overrides.get(item.name.name) : undefined;
   if (text !== undefined) {
@@ -172,7 +186,7 @@ function checkBody(cx: Cx, info: FunctionInfo, params: readonly HostType[]): voi
   let body = value.k === "host" ? value : undefined;
   if (info.result !== undefined && body !== undefined) {
     const place = item.body.value?.span ?? item.body.span;
-    const fitting = coerce(cx, body, info.result, place, item.result?.span, `the value of ${item.name.name}`);
+    const fitting = coerce(cx, body, info.result, item.body.value, place, item.result?.span, `the value of ${item.name.name}`);
     body = fitting.k === "host" ? fitting : undefined;
   }
   info.result ??= body?.type ?? errorType;

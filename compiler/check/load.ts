@@ -7,7 +7,7 @@ import { parseFile } from "../syntax/index.ts";
 import type { Item } from "../syntax/ast.ts";
 import type { Cx, Entity, FunctionInfo, Unit } from "./context.ts";
 import { isBuiltin } from "./host.ts";
-import { didYouMean } from "./report.ts";
+import { suggestion } from "./report.ts";
 import { errorType } from "./types.ts";
 
 const maximumFiles = 1000;
@@ -32,6 +32,23 @@ export function resolvePath(from: string, to: string): string {
 
 export function wholeFile(file: string): Span {
   return { file, start: 0, end: 0, line: 1, column: 1, endLine: 1, endColumn: 1 };
+}
+
+const parsed = new Map<string, { readonly text: string; readonly tree: ReturnType<typeof parseFile> }>();
+const keptFiles = 64;
+
+/** Trees are never changed, so a file that several programs import is parsed once while its text stays the same. */
+function parsedOnce(file: string, text: string): ReturnType<typeof parseFile> {
+  const seen = parsed.get(file);
+  if (seen?.text === text) return seen.tree;
+  const tree = parseFile(file, text);
+  parsed.delete(file);
+  parsed.set(file, { text, tree });
+  for (const oldest of parsed.keys()) {
+    if (parsed.size <= keptFiles) break;
+    parsed.delete(oldest);
+  }
+  return tree;
 }
 
 /** Loads `path` and everything it imports. Failures are reported; what could be read is returned. */
@@ -68,7 +85,7 @@ export function loadFiles(cx: Cx, path: string, readText: (path: string) => stri
       return undefined;
     }
     sources.set(file, text);
-    const { ast, diagnostics } = parseFile(file, text);
+    const { ast, diagnostics } = parsedOnce(file, text);
     cx.report.adopt(diagnostics);
     const unit: Unit = { file, ast, names: new Map(), missing: new Set() };
     units.set(file, unit);
@@ -96,9 +113,13 @@ function declare(cx: Cx, unit: Unit, item: Item, load: (file: string, from: Span
         else {
           unit.missing.add(n.as.name);
           if (from === undefined) continue;
-          cx.report.error("UHD0405", n.name.span, `${from.file} declares no ${n.name.name}`, {
-            help: didYouMean(closest(n.name.name, from.names.keys())),
-          });
+          const near = closest(n.name.name, from.names.keys());
+          cx.report.error(
+            "UHD0405",
+            n.name.span,
+            `${from.file} declares no ${n.name.name}`,
+            suggestion(near, near === undefined ? undefined : from.names.get(near)?.span),
+          );
         }
       }
       return;

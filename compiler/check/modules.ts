@@ -8,11 +8,22 @@ import type { ParamInit } from "../ir/graph/types.ts";
 import type { Span } from "../ir/loc.ts";
 import type { Expr, ForwardItem, ParamItem, UseItem } from "../syntax/ast.ts";
 import { constantOf, knownValue } from "./constants.ts";
-import { errorValue, Scope, TooLarge, type Build, type Cx, type HostVal, type Instance, type ModuleEntity, type Value } from "./context.ts";
+import {
+  errorValue,
+  Scope,
+  TooLarge,
+  type Build,
+  type Cx,
+  type GivenArgument,
+  type HostVal,
+  type Instance,
+  type ModuleEntity,
+  type Value,
+} from "./context.ts";
 import { hostExpr } from "./expr.ts";
 import { coerce, hostTypeOf } from "./items.ts";
-import { didYouMean } from "./report.ts";
-import { checkType, declaredType, unify, type Formal, type TensorTypeExpr } from "./shapes.ts";
+import { didYouMean, suggestion } from "./report.ts";
+import { checkType, declaredType, unify, type Actual, type Formal, type TensorTypeExpr } from "./shapes.ts";
 import { graphOf } from "./tensor.ts";
 import { hostTypeText } from "./types.ts";
 
@@ -53,12 +64,13 @@ export function useModule(cx: Cx, item: UseItem, scope: Scope, prefix: string): 
   if (entity?.k !== "module") {
     if (!scope.unit.missing.has(item.module.name)) {
       const modules = [...scope.unit.names].filter(([, n]) => n.entity.k === "module").map(([name]) => name);
+      const near = closest(item.module.name, modules);
       cx.report.error(
         "UHD0104",
         item.module.span,
         entity === undefined ? `there is no module ${item.module.name}` : `${item.module.name} is not a module`,
         {
-          help: didYouMean(closest(item.module.name, modules)),
+          ...suggestion(near, near === undefined ? undefined : scope.unit.names.get(near)?.span),
         },
       );
     }
@@ -160,7 +172,8 @@ function moduleArguments(cx: Cx, entity: ModuleEntity, item: UseItem, scope: Sco
       return;
     }
     const type = hostTypeOf(cx, param.type, entity.unit);
-    const fitting = value === undefined ? errorValue : coerce(cx, value, type, a.value.span, param.span, `${param.name.name} of ${name}`);
+    const fitting =
+      value === undefined ? errorValue : coerce(cx, value, type, a.value, a.value.span, param.span, `${param.name.name} of ${name}`);
     if (fitting.k !== "host") ok = false;
     else out.set(param.name.name, settled(cx, fitting, a.value.span));
   });
@@ -169,7 +182,7 @@ function moduleArguments(cx: Cx, entity: ModuleEntity, item: UseItem, scope: Sco
     if (out.has(p.name.name)) continue;
     const value = p.value === undefined ? undefined : hostExpr(cx, p.value, new Scope(entity.unit, scope.namer, undefined, true));
     if (value !== undefined) {
-      const fitting = coerce(cx, value, hostTypeOf(cx, p.type, entity.unit), p.value?.span ?? p.span, p.span, p.name.name);
+      const fitting = coerce(cx, value, hostTypeOf(cx, p.type, entity.unit), p.value, p.value?.span ?? p.span, p.span, p.name.name);
       if (fitting.k === "host") {
         out.set(p.name.name, settled(cx, fitting, p.span));
         continue;
@@ -262,6 +275,7 @@ function makeParam(cx: Cx, build: Build, instance: Instance, item: ParamItem): V
   const id = build.builder.param(path, type, init);
   build.builder.at(before);
   build.params.set(path, { id, type, span: item.span });
+  build.made.set(id, { span: item.type.span, what: `${item.name.name} is declared here` });
   return { k: "tensor", id };
 }
 
@@ -294,28 +308,34 @@ export function member(cx: Cx, instance: Instance, name: string, span: Span): Va
   const own = instance.entity.item.members.some((m) => m.kind !== "forward" && (m.kind === "let" || m.name.name === name));
   const found = own ? instance.scope.names.get(name) : undefined;
   if (found !== undefined) return found.value;
-  const names = instance.entity.item.members.flatMap((m) => (m.kind === "let" ? [] : [m.name.name]));
+  const members = instance.entity.item.members.flatMap((m) => (m.kind === "let" ? [] : [m.name]));
+  const names = members.map((m) => m.name);
+  const hint = suggestion(closest(name, names), members.find((m) => m.name === closest(name, names))?.span);
   cx.report.error("UHD0105", span, `${instance.entity.item.name.name} has nothing named ${name}`, {
     expected: names.length > 0 ? `one of ${names.join(", ")}` : "nothing",
     found: name,
-    notes: [{ span: instance.entity.item.name.span, message: "the module is declared here" }],
-    help: didYouMean(closest(name, names)),
+    ...hint,
+    notes: [...(hint.notes ?? []), { span: instance.entity.item.name.span, message: "the module is declared here" }],
   });
   return undefined;
 }
 
+/** `Linear(inputs: 1024, outputs: 4096)`; what is not known at compile time is left out. */
+function argumentsText({ entity, scope }: Instance): string {
+  const parts = entity.item.params.flatMap((p) => {
+    const v = scope.names.get(p.name.name)?.value;
+    const text = v?.k !== "host" ? undefined : (v.dim?.text ?? (typeof v.known === "object" ? undefined : v.known));
+    return text === undefined ? [] : [`${p.name.name}: ${text}`];
+  });
+  return `${entity.item.name.name}${parts.length > 0 ? `(${parts.join(", ")})` : ""}`;
+}
+
 /** Elaborates a forward with these arguments, in place. */
-export function callInstance(
-  cx: Cx,
-  instance: Instance,
-  forward: ForwardItem,
-  args: readonly { value: Value; span: Span; name: string | undefined }[],
-  span: Span,
-): Value {
+export function callInstance(cx: Cx, instance: Instance, forward: ForwardItem, args: readonly GivenArgument[], span: Span): Value {
   const build = graphOf(cx);
   const callee = instance.entity.item.name.name;
   const scope = instance.scope.inner();
-  const values = new Map<string, { value: Value; span: Span }>();
+  const values = new Map<string, GivenArgument>();
   let ok = args.every((a) => a.value.k !== "error");
   args.forEach((a, i) => {
     const param = a.name === undefined ? forward.params[i] : forward.params.find((p) => p.name.name === a.name);
@@ -348,7 +368,7 @@ export function callInstance(
   }
   if (!ok) return errorValue;
   const formals: Formal[] = [];
-  const actuals: { type: ReturnType<typeof build.builder.typeOf>; span: Span }[] = [];
+  const actuals: Actual[] = [];
   const tensors: { name: string; value: Value; span: Span }[] = [];
   for (const p of forward.params) {
     const given = values.get(p.name.name);
@@ -363,11 +383,12 @@ export function callInstance(
         return errorValue;
       }
       formals.push({ type: p.type as TensorTypeExpr, name: p.name.name, span: p.span });
-      actuals.push({ type: build.builder.typeOf(given.value.id), span: given.span });
+      actuals.push({ id: given.value.id, type: build.builder.typeOf(given.value.id), span: given.span });
       tensors.push({ name: p.name.name, value: given.value, span: p.name.span });
     } else {
       const type = hostTypeOf(cx, p.type, instance.entity.unit);
-      const v = given.value.k === "host" ? coerce(cx, given.value, type, given.span, p.span, `${p.name.name} of ${callee}`) : errorValue;
+      const v =
+        given.value.k === "host" ? coerce(cx, given.value, type, given.e, given.span, p.span, `${p.name.name} of ${callee}`) : errorValue;
       if (given.value.k !== "host")
         cx.report.error("UHD0201", given.span, `${p.name.name} of ${callee} is a value of shape code`, {
           expected: hostTypeText(type),
@@ -377,14 +398,19 @@ export function callInstance(
       scope.define(p.name.name, v, p.name.span);
     }
   }
-  if (!unify(cx, build, formals, actuals, scope, callee)) return errorValue;
+  const outerUses = cx.report.uses;
+  const made = { span: instance.used, message: `in ${argumentsText(instance)}, made here` };
+  cx.report.uses = [made, ...outerUses];
+  const fitting = unify(cx, build, formals, actuals, scope, callee);
+  cx.report.uses = outerUses;
+  if (!fitting) return errorValue;
   for (const t of tensors) scope.define(t.name, t.value, t.span);
   const outer = build.calls;
-  const uses = cx.report.uses;
   build.calls = [span, ...outer];
-  cx.report.uses = [{ span, message: `in ${callee}, called here` }, ...uses];
+  // Of the calls around only the innermost, of the modules around all: sizes come from their arguments.
+  cx.report.uses = [{ span, message: `in ${callee}, called here` }, made, ...outerUses.filter((u) => u.message.endsWith("made here"))];
   const value = forwardBody(cx, build, forward, scope);
-  cx.report.uses = uses;
+  cx.report.uses = outerUses;
   build.calls = outer;
   return value;
 }
@@ -423,9 +449,17 @@ export function forwardBody(cx: Cx, build: Build, forward: ForwardItem, scope: S
           found: part.k === "host" ? hostTypeText(part.type) : part.k,
         });
     } else if (
-      !checkType(cx, build, build.builder.typeOf(part.id), expected, "UHD0305", place, "the body's value", [
-        { span: r.span, message: "the result is declared here" },
-      ])
+      !checkType(
+        cx,
+        build,
+        build.builder.typeOf(part.id),
+        expected,
+        "UHD0305",
+        place,
+        "the body's value has another type than declared",
+        [{ span: r.span, message: "the result is declared here" }],
+        part.id,
+      )
     )
       ok = false;
   });

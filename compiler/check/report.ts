@@ -10,8 +10,20 @@ export interface Details {
   readonly help?: string | undefined;
 }
 
+/** Calls and uses around an error that are told. */
+const maximumUses = 6;
+
+function distinct(notes: readonly Note[]): readonly Note[] {
+  const key = (n: Note): string => (n.span === undefined ? n.message : `${n.span.file}:${n.span.start}-${n.span.end}`);
+  return notes.filter((n, i) => notes.findIndex((m) => key(m) === key(n)) === i);
+}
+
 /** After this many errors the rest would not be read. */
 const maximumErrors = 200;
+
+function keyOf(severity: string, code: string, span: Span): string {
+  return `${severity} ${code} ${span.file}:${span.start}-${span.end}`;
+}
 
 export class Reporter {
   readonly #seen = new Set<string>();
@@ -34,7 +46,7 @@ export class Reporter {
   }
 
   #add(severity: "error" | "warning", code: string, span: Span, message: string, d: Details): void {
-    const key = `${severity} ${code} ${span.file}:${span.start}-${span.end}`;
+    const key = keyOf(severity, code, span);
     if (this.#seen.has(key) || this.#all.length >= maximumErrors) return;
     this.#seen.add(key);
     this.#all.push({
@@ -44,7 +56,11 @@ export class Reporter {
       message,
       ...(d.expected === undefined ? {} : { expected: d.expected }),
       ...(d.found === undefined ? {} : { found: d.found }),
-      notes: [...(d.notes ?? []), ...(severity === "error" ? this.uses.slice(0, 1) : [])],
+      // Conflicts of sizes may come from any call or use around; other mistakes are where they are.
+      notes: distinct([
+        ...(d.notes ?? []),
+        ...(severity === "error" ? this.uses.slice(0, code.startsWith("UHD03") ? maximumUses : 1) : []),
+      ]),
       ...(d.help === undefined ? {} : { help: d.help }),
     });
   }
@@ -55,6 +71,22 @@ export class Reporter {
       if (d.severity === "error") this.errors++;
       this.#all.push(d);
     }
+  }
+
+  /** How many diagnostics there are, for `since` and `replace`. */
+  mark(): number {
+    return this.#all.length;
+  }
+
+  since(mark: number): readonly Diagnostic[] {
+    return this.#all.slice(mark);
+  }
+
+  /** Takes back those since `mark` that `drop` names. They may be reported again. */
+  takeBack(mark: number, drop: (d: Diagnostic) => boolean): void {
+    const kept = this.#all.slice(mark).filter((d) => !drop(d));
+    for (const d of this.#all.slice(mark)) if (drop(d)) this.#seen.delete(keyOf(d.severity, d.code, d.span));
+    this.#all.splice(mark, Infinity, ...kept);
   }
 
   /** Runs `f` without keeping what it reports. */
@@ -77,4 +109,10 @@ export class Reporter {
 /** ` did you mean …` as a help line. */
 export function didYouMean(near: string | undefined): string | undefined {
   return near === undefined ? undefined : `did you mean "${near}"?`;
+}
+
+/** The same with a note at the declaration of what may be meant. */
+export function suggestion(near: string | undefined, declared: Span | undefined): Details {
+  const notes = near === undefined || declared === undefined ? [] : [{ span: declared, message: `${near} is declared here` }];
+  return { help: didYouMean(near), notes };
 }

@@ -4,14 +4,14 @@
 import { dim, dimConstant, dimEqual, dimExactDiv, dimSub, dimSubstitute, dimSymbol, dimSymbols, shapeEqual, type Dim } from "../ir/dim.ts";
 import { dtypes, isDType, type DType } from "../ir/dtype.ts";
 import { typeText } from "../ir/graph/build.ts";
-import type { TensorType } from "../ir/graph/types.ts";
+import type { TensorType, ValueId } from "../ir/graph/types.ts";
 import type { Span } from "../ir/loc.ts";
 import { closest, type Note } from "../diagnostics/index.ts";
 import type { DimExpr, Expr, TypeExpr } from "../syntax/ast.ts";
 import { dimValue, sizeOf, undecided } from "./constants.ts";
 import type { Build, Cx, Scope } from "./context.ts";
 import { raggedOf } from "./ragged.ts";
-import { didYouMean } from "./report.ts";
+import { didYouMean, suggestion } from "./report.ts";
 
 export type TensorTypeExpr = Extract<TypeExpr, { kind: "tensor" }>;
 
@@ -47,10 +47,12 @@ function openNames(e: Expr, scope: Scope): readonly Extract<Expr, { kind: "name"
 export function declaredSize(cx: Cx, d: DimExpr, scope: Scope): Dim | undefined {
   const open = openNames(d.value, scope)[0];
   if (open !== undefined) {
+    const near = closest(open.name, scope.sizes());
     cx.report.error("UHD0308", open.span, `nothing gives the size ${open.name}`, {
-      help:
-        didYouMean(closest(open.name, scope.all())) ??
-        "a size comes from a tensor of the signature, from dim or ragged, or from a module's arguments",
+      ...suggestion(near, near === undefined ? undefined : scope.declaration(near)),
+      ...(near === undefined
+        ? { help: "a size comes from a tensor of the signature, from dim or ragged, or from a module's arguments" }
+        : {}),
     });
     return undefined;
   }
@@ -79,7 +81,7 @@ export function declaredType(cx: Cx, t: TypeExpr, scope: Scope): TensorType | un
   return dtype === undefined || good.length < shape.length ? undefined : { dtype, shape: good };
 }
 
-/** Checks a value's type against a declared one. `what` names the value. */
+/** Checks the type of a value, `id` where it is one of the graph, against a declared one. */
 export function checkType(
   cx: Cx,
   build: Build,
@@ -87,8 +89,9 @@ export function checkType(
   expected: TensorType,
   code: string,
   span: Span,
-  what: string,
+  message: string,
   notes: readonly Note[],
+  id?: ValueId,
 ): boolean {
   if (found.dtype === expected.dtype && shapeEqual(found.shape, expected.shape)) return true;
   const sizesOnly = found.dtype === expected.dtype && found.shape.length === expected.shape.length;
@@ -97,10 +100,10 @@ export function checkType(
     return e === undefined || dimEqual(d, e) ? [] : [d, e];
   });
   if (sizesOnly && undecided(cx, differing)) return true;
-  cx.report.error(code, span, `${what} has another type than declared`, {
+  cx.report.error(code, span, message, {
     expected: typeText(expected),
     found: typeText(found),
-    notes: [...notes, ...origins(build, differing)],
+    notes: [...notes, ...madeNotes(build, id), ...origins(build, differing)],
     help: found.dtype !== expected.dtype && sizesEqual(found, expected) ? `cast(x, ${expected.dtype}) converts` : undefined,
   });
   return false;
@@ -110,12 +113,24 @@ function sizesEqual(a: TensorType, b: TensorType): boolean {
   return shapeEqual(a.shape, b.shape);
 }
 
+/** Where a tensor was declared or named. */
+export function madeNotes(build: Build, id: ValueId | undefined): readonly { span: Span; message: string }[] {
+  const made = id === undefined ? undefined : build.made.get(id);
+  return made === undefined ? [] : [{ span: made.span, message: made.what }];
+}
+
 function origins(build: Build, dims: readonly Dim[]): readonly Note[] {
   return dims
     .map((d) => build.origins.get(d.text))
     .filter((o) => o !== undefined)
     .slice(0, 2)
     .map((o) => ({ span: o.span, message: o.what }));
+}
+
+export interface Actual {
+  readonly id: ValueId;
+  readonly type: TensorType;
+  readonly span: Span;
 }
 
 export interface Formal {
@@ -128,14 +143,7 @@ export interface Formal {
  * Unifies declared types with given ones, defining implicit sizes in `scope`. True when all fit. Each conflict is
  * reported at the argument, with notes at the declaration and at the argument that set the size.
  */
-export function unify(
-  cx: Cx,
-  build: Build,
-  formals: readonly Formal[],
-  actuals: readonly { type: TensorType; span: Span }[],
-  scope: Scope,
-  callee: string,
-): boolean {
+export function unify(cx: Cx, build: Build, formals: readonly Formal[], actuals: readonly Actual[], scope: Scope, callee: string): boolean {
   const bound = new Map<string, { span: Span; by: string; size: Dim }>();
   let ok = true;
   const conflict = (i: number, d: DimExpr | undefined, expected: Dim | undefined, message: string): void => {
@@ -160,6 +168,7 @@ export function unify(
               },
             ]),
         { span: d?.span ?? formal.span, message: `${formal.name} of ${callee} is declared here` },
+        ...madeNotes(build, actual.id),
         ...origins(
           build,
           actual.type.shape.filter((x) => dimConstant(x) === undefined),

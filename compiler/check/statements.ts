@@ -4,6 +4,7 @@
 import { closest } from "../diagnostics/index.ts";
 import { dimConstant, dimMul, dimSymbol, type Dim } from "../ir/dim.ts";
 import { typeText } from "../ir/graph/build.ts";
+import type { Span } from "../ir/loc.ts";
 import type { HostExpr, HostPattern, HostValue } from "../ir/plan/host.ts";
 import type { Block, Expr, Pattern, Statement } from "../syntax/ast.ts";
 import { bindHost, constantOf, dimValue, freeVariables, knownValue, patternNames, sizeOf } from "./constants.ts";
@@ -21,7 +22,7 @@ import {
 import { asHost, hostExpr, hostPattern, kindText } from "./expr.ts";
 import { coerce, hostTypeOf } from "./items.ts";
 import { useModule } from "./modules.ts";
-import { didYouMean } from "./report.ts";
+import { suggestion } from "./report.ts";
 import { checkType, declaredType } from "./shapes.ts";
 import { graphOf } from "./tensor.ts";
 import { elementOf } from "./host.ts";
@@ -32,10 +33,25 @@ const maximumRepeats = 100_000;
 /** The value of a block whose names go into `scope`. */
 export function block(cx: Cx, b: Block, scope: Scope): Value {
   if (scope.hostOnly) return hostBlock(cx, b, scope);
-  for (const s of b.statements) statement(cx, s, scope);
+  for (const s of b.statements) {
+    if (isDiscarded(s)) discarded(cx, s.value);
+    statement(cx, s, scope);
+  }
   if (b.value !== undefined) return cx.expr(b.value, scope);
   cx.report.error("UHD0210", b.span, "this block has no value", { expected: "an expression at its end" });
   return errorValue;
+}
+
+/** An expression that stands alone and is not the last of its block. */
+function isDiscarded(s: Statement): s is LetStatement {
+  return s.kind === "let" && s.pattern.span.start === s.value.span.start;
+}
+
+function discarded(cx: Cx, e: Expr): void {
+  cx.report.error("UHD0111", e.span, "the value of this expression is not used", {
+    expected: "let, or an expression at the end of its block",
+    help: "an operator between two lines stands at the end of the first",
+  });
 }
 
 function hostBlock(cx: Cx, b: Block, scope: Scope): Value {
@@ -48,12 +64,21 @@ function hostBlock(cx: Cx, b: Block, scope: Scope): Value {
       cx.report.error("UHD0209", s.span, "shape code has only let", {
         help: "a comprehension or a function that calls itself takes the place of a loop",
       });
+      // Uses of its names are no further mistakes.
+      for (const name of s.kind === "let" ? patternIdents(s.pattern) : s.kind === "assign" ? [] : s.kind === "repeat" ? [] : [s.name])
+        inner.define(name.name, errorValue, name.span);
       continue;
+    }
+    if (isDiscarded(s)) {
+      ok = false;
+      discarded(cx, s.value);
     }
     const given = hostExpr(cx, s.value, inner);
     const declared = s.type === undefined ? undefined : hostTypeOf(cx, s.type, scope.unit);
     const value =
-      given === undefined || declared === undefined ? given : coerce(cx, given, declared, s.value.span, s.type?.span, "this value");
+      given === undefined || declared === undefined
+        ? given
+        : coerce(cx, given, declared, s.value, s.value.span, s.type?.span, "this value");
     const type = value?.k === "host" ? value.type : (declared ?? errorType);
     inner = inner.inner(true);
     const pattern = hostPattern(cx, s.pattern, type, inner);
@@ -69,6 +94,10 @@ function hostBlock(cx: Cx, b: Block, scope: Scope): Value {
   if (lets.length === 0) return value;
   const expr = lets.reduceRight<HostExpr>((body, l) => ({ k: "let", pattern: l.pattern, value: l.value, body }), value.expr);
   return { k: "host", type: value.type, expr };
+}
+
+function patternIdents(p: Pattern): readonly { readonly name: string; readonly span: Span }[] {
+  return p.kind === "name" ? [p] : p.items.flatMap(patternIdents);
 }
 
 function statement(cx: Cx, s: Statement, scope: Scope): void {
@@ -110,6 +139,7 @@ function statement(cx: Cx, s: Statement, scope: Scope): void {
       }
       build.builder.at([s.span, ...build.calls]);
       const id = build.builder.state(s.name.name, type);
+      build.made.set(id, { span: s.type.span, what: `${s.name.name} is declared here` });
       if (define(cx, scope, s.name.name, { k: "tensor", id }, s))
         scope.define(s.name.name, { k: "tensor", id }, s.span, { mutable: true, state: s.name.name });
       return;
@@ -138,11 +168,19 @@ export function letStatement(cx: Cx, s: LetStatement, scope: Scope): void {
     const expected = declaredType(cx, s.type, scope);
     const build = graphOf(cx);
     if (expected !== undefined)
-      checkType(cx, build, build.builder.typeOf(value.id), expected, "UHD0305", s.value.span, "this value", [
-        { span: s.type.span, message: "the type is declared here" },
-      ]);
+      checkType(
+        cx,
+        build,
+        build.builder.typeOf(value.id),
+        expected,
+        "UHD0305",
+        s.value.span,
+        "this value has another type than declared",
+        [{ span: s.type.span, message: "the type is declared here" }],
+        value.id,
+      );
   } else if (s.type !== undefined && value.k === "host") {
-    value = coerce(cx, value, hostTypeOf(cx, s.type, scope.unit), s.value.span, s.type.span, "this value");
+    value = coerce(cx, value, hostTypeOf(cx, s.type, scope.unit), s.value, s.value.span, s.type.span, "this value");
   } else if (s.type !== undefined && value.k !== "error") {
     cx.report.error("UHD0201", s.value.span, `${kindText(value)} has no written type`);
   }
@@ -150,6 +188,8 @@ export function letStatement(cx: Cx, s: LetStatement, scope: Scope): void {
     cx.report.error("UHD0107", s.value.span, `${kindText(value)} is not a value`);
     value = errorValue;
   }
+  if (value.k === "tensor" && s.pattern.kind === "name" && !graphOf(cx).made.has(value.id))
+    graphOf(cx).made.set(value.id, { span: s.value.span, what: `${s.pattern.name} is computed here` });
   bindPattern(cx, s.pattern, value, scope, s.mutable);
 }
 
@@ -208,8 +248,10 @@ function assign(cx: Cx, build: Build, s: Extract<Statement, { kind: "assign" }>,
   const target = scope.find(name);
   const value = cx.expr(s.value, scope);
   if (target === undefined) {
+    const near = closest(name, scope.all());
     cx.report.error("UHD0101", s.name.span, `there is no variable ${name}`, {
-      help: didYouMean(closest(name, scope.all())) ?? `var ${name} = … declares one`,
+      ...suggestion(near, near === undefined ? undefined : scope.declaration(near)),
+      ...(near === undefined ? { help: `var ${name} = … declares one` } : {}),
     });
     return;
   }
@@ -232,8 +274,9 @@ function assign(cx: Cx, build: Build, s: Extract<Statement, { kind: "assign" }>,
       build.builder.typeOf(target.value.id),
       "UHD0305",
       s.value.span,
-      `the new value of ${name}`,
+      `the new value of ${name} has another type than declared`,
       [{ span: target.span, message: "the state is declared here" }],
+      value.id,
     );
     if (ok) build.builder.update(target.state, value.id);
     return;
@@ -258,7 +301,8 @@ function repeat(cx: Cx, build: Build, s: Extract<Statement, { kind: "repeat" }>,
     for (const t of s.body.statements) statement(cx, t, inner);
     if (s.body.value !== undefined) {
       cx.expr(s.body.value, inner);
-      cx.report.warning("UHD0111", s.body.value.span, "the value of a repeated block is not used", {
+      cx.report.error("UHD0111", s.body.value.span, "the value of a repeated block is not used", {
+        expected: "an assignment",
         help: "assign it to a var that is declared before",
       });
     }
@@ -367,5 +411,6 @@ function table(cx: Cx, build: Build, s: Extract<Statement, { kind: "table" }>, s
   }
   build.builder.at([s.span, ...build.calls]);
   const id = build.builder.table(build.namer.fresh(s.name.name), type, value.expr);
+  build.made.set(id, { span: s.type.span, what: `${s.name.name} is declared here` });
   define(cx, scope, s.name.name, { k: "tensor", id }, s);
 }

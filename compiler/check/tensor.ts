@@ -14,7 +14,8 @@ import { constantOf, sizeOf, undecided } from "./constants.ts";
 import { errorValue, TooLarge, type Build, type Cx, type HostVal, type Scope, type TensorVal, type Value } from "./context.ts";
 import { attentionTables } from "./ragged.ts";
 import { didYouMean } from "./report.ts";
-import { hostTypeText } from "./types.ts";
+import { madeNotes } from "./shapes.ts";
+import { hostTypeText, isNumber } from "./types.ts";
 
 /** Nodes one graph may have. */
 const maximumNodes = 400_000;
@@ -90,7 +91,10 @@ export function emit(
     if (error.operand < 0 && undecided(cx, dims) && !/no attribute|needs the attribute|not of type/.test(error.message)) return errorValue;
     const names = opOf(op).operands;
     const nameOf = (i: number): string => names[Math.min(i, names.length - 1)]?.name ?? `operand ${i}`;
-    const at = error.operand >= 0 ? (operands[error.operand]?.span ?? span) : (attributeSpan(error.message, attrSpans) ?? span);
+    // Where one operand does not fit the attributes, these are what was written here.
+    const alone = operands.length === 1 && attrSpans?.size === 1 ? [...attrSpans.values()][0] : undefined;
+    const at =
+      error.operand >= 0 ? (alone ?? operands[error.operand]?.span ?? span) : (attributeSpan(error.message, attrSpans) ?? alone ?? span);
     const other = error.other >= 0 ? operands[error.other] : undefined;
     cx.report.error(error.operand >= 0 ? "UHD0302" : "UHD0309", at, `${op}: ${named(error.message, nameOf)}`, {
       expected: error.expected,
@@ -99,6 +103,7 @@ export function emit(
         ...(other === undefined
           ? []
           : [{ span: other.span, message: `${nameOf(error.other)} is ${typeText(build.builder.typeOf(other.id))}` }]),
+        ...(error.operand < 0 ? operands.slice(0, 1) : [operands[error.operand], other]).flatMap((o) => madeNotes(build, o?.id)),
         ...originNotes(build, dims),
         ...(operands.length === 0 ? [] : [{ message: `${op}(${types.map((t, i) => `${nameOf(i)}: ${typeText(t)}`).join(", ")})` }]),
       ],
@@ -201,6 +206,7 @@ function elementwise(cx: Cx, op: string, args: readonly Placed[], attrs: Attrs, 
         notes: [
           { span: tensors[0]?.span ?? span, message: `this is ${typeText(first)}` },
           { span: tensors[i]?.span ?? span, message: `this is ${typeText(t)}` },
+          ...[tensors[0], tensors[i]].flatMap((o) => madeNotes(build, o?.value.id)),
           ...originNotes(build, [...first.shape, ...t.shape]),
         ],
       });
@@ -381,6 +387,8 @@ function place(
     cx.report.error("UHD0203", span, `${op.name} needs ${missing}`, { expected: signature(op) });
     return errorValue;
   }
+  const odd = present.find((o) => o.value.k !== "tensor" && !(o.value.k === "host" && isNumber(o.value.type)));
+  if (odd !== undefined) return notTensor(cx, odd) ?? errorValue;
   const missing = op.attrs.find((s) => s.default === undefined && attrs[s.name] === undefined);
   if (missing !== undefined) {
     cx.report.error("UHD0309", nameSpan, `${op.name} needs the attribute ${missing.name}`, {

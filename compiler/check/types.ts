@@ -1,10 +1,19 @@
 // The types of shape code and how they relate. Knows nothing of expressions, names or tensors.
 
+import type { Span } from "../ir/loc.ts";
+
+export interface FieldType {
+  readonly name: string;
+  readonly type: HostType;
+  /** Where the field is declared, in a written type. */
+  readonly span?: Span;
+}
+
 export type HostType =
   | { readonly k: "int" | "float" | "bool" | "string" }
   | { readonly k: "list"; readonly of: HostType }
   | { readonly k: "tuple"; readonly items: readonly HostType[] }
-  | { readonly k: "record"; readonly fields: readonly { readonly name: string; readonly type: HostType }[] }
+  | { readonly k: "record"; readonly fields: readonly FieldType[] }
   /** The element of an empty list: fits everywhere. */
   | { readonly k: "never" }
   /** Already reported: fits everywhere and takes everything. */

@@ -54,10 +54,10 @@ function structure(tokens: readonly IToken[]): { readonly lineStarts: ReadonlySe
     const inner = open.at(-1)?.tokenType;
     if ((token.startLine ?? 0) > line && (inner === undefined || inner === T.LeftBrace)) lineStarts.add(token.startOffset);
     line = token.endLine ?? line;
-    if (token.tokenType === T.LeftParen || token.tokenType === T.LeftBracket || token.tokenType === T.LeftBrace) {
+    if (isOpening(token)) {
       open.push(token);
       if (open.length > maximumNesting) return { lineStarts, tooDeep: token };
-    } else if (token.tokenType === T.RightParen || token.tokenType === T.RightBracket || token.tokenType === T.RightBrace) open.pop();
+    } else if (isClosing(token)) open.pop();
   }
   return { lineStarts, tooDeep: undefined };
 }
@@ -117,7 +117,32 @@ function grammarError(file: string, text: string, e: IRecognitionException, toke
   const found = atEnd ? "the end of the file" : `"${e.token.image.slice(0, 40)}"`;
   const expected = expectation(e);
   const notes: Note[] = previous === undefined ? [] : [{ message: "after this", span: spanOfToken(file, previous) }];
+  const open = openBracket(tokens, atEnd ? undefined : e.token);
+  const mismatched = isClosing(e.token) && open !== undefined && closing[open.image] !== e.token.image;
+  if (open !== undefined && open !== previous && (atEnd || /^"[)\]}]"/.test(expected) || mismatched))
+    notes.push({ message: `this ${open.image} is not closed`, span: spanOfToken(file, open) });
   return syntaxError("UHD0010", span, `expected ${expected}, found ${found}`, { expected, found, notes });
+}
+
+/** The innermost bracket that is open before a token, or at the end. */
+function openBracket(tokens: readonly IToken[], until: IToken | undefined): IToken | undefined {
+  const open: IToken[] = [];
+  for (const t of tokens) {
+    if (t === until) break;
+    if (isOpening(t)) open.push(t);
+    else if (isClosing(t)) open.pop();
+  }
+  return open.at(-1);
+}
+
+const closing: Readonly<Record<string, string>> = { "(": ")", "[": "]", "{": "}" };
+
+function isOpening(t: IToken): boolean {
+  return t.tokenType === T.LeftParen || t.tokenType === T.LeftBracket || t.tokenType === T.LeftBrace;
+}
+
+function isClosing(t: IToken): boolean {
+  return t.tokenType === T.RightParen || t.tokenType === T.RightBracket || t.tokenType === T.RightBrace;
 }
 
 /** What the grammar wanted, in the user's words: chevrotain's message without its frame. */
@@ -127,6 +152,7 @@ function expectation(e: IRecognitionException): string {
   if (mismatch !== undefined && !mismatch.includes("one of")) return mismatch.replace(/^-+> | <-+$/g, "");
   const words = [...e.message.matchAll(/\d+\. \[([^\]]*|"\["|"\]")\]/g)].map((m) => m[1] ?? "");
   const first = [...new Set(words.map((w) => w.split(", ")[0] ?? w))];
+  if (first.includes('"not"') || (first.includes('"-"') && first.includes("a number"))) return "an expression";
   if (first.length > 0)
     return first.length > 6
       ? `one of ${first.slice(0, 6).join(", ")}, …`
