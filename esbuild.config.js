@@ -2,7 +2,7 @@
 // compiler; the runtime is one file of its own that shares nothing with them. Declarations are made by
 // `tsc -p tsconfig.types.json`. Run it with `node esbuild.config.js [FOLDER]`, or call `buildAll(FOLDER)`.
 
-import { chmod, rm } from "node:fs/promises";
+import { chmod, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { build } from "esbuild";
@@ -21,11 +21,12 @@ const common = {
   external: ["sharp", "ts-morph"],
   legalComments: "eof",
   logLevel: "warning",
+  metafile: true,
 };
 
-/** Writes dist's JavaScript to `outdir`. */
+/** Writes dist's JavaScript to `outdir`, and the licences of the packages that are in it. */
 export async function buildAll(outdir) {
-  await Promise.all([
+  const results = await Promise.all([
     build({ ...common, outdir, entryPoints: ["runtime/index.ts"] }),
     build({
       ...common,
@@ -37,7 +38,22 @@ export async function buildAll(outdir) {
       chunkNames: "compiler/chunks/[name]-[hash]",
     }),
   ]);
+  await writeFile(path.join(root, outdir, "compiler/LICENSES.txt"), await licences(results));
   await chmod(path.join(root, outdir, "compiler/cli/uhdc.js"), 0o755);
+}
+
+/** The licence of every package that a build took code from. */
+async function licences(results) {
+  const files = results.flatMap((r) => Object.keys(r.metafile.inputs));
+  const packages = new Set(files.flatMap((file) => /^node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(file)?.[1] ?? []));
+  const texts = [];
+  for (const name of [...packages].sort()) {
+    const folder = path.join(root, "node_modules", name);
+    const { license } = JSON.parse(await readFile(path.join(folder, "package.json"), "utf8"));
+    const file = (await readdir(folder)).find((f) => /^licen[cs]e/i.test(f));
+    texts.push(`${name}: ${license}\n\n${file === undefined ? "" : await readFile(path.join(folder, file), "utf8")}`);
+  }
+  return texts.join(`\n${"-".repeat(80)}\n\n`);
 }
 
 if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) {
