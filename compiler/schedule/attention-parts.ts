@@ -50,15 +50,15 @@ export const scratch = {
   seen: "seen",
 } as const;
 
-/** Most queries of one unit: enough to pay for packing keys and values (1 % each), few enough to share out. */
-export const queryBlock = 96;
+/** Most queries of one unit: enough to pay for packing, few enough to share out. See Note [Blocks of attention]. */
+export const queryBlock = 192;
 /** Most keys of one block: K and V of a block (64 features) are 128 KiB, and the scores of `scoreRows` rows 24 KiB. */
 export const keyBlock = 256;
 /** Rows whose scores are held at once; a multiple of every tile's rows. */
 export const scoreRows = 24;
 /** A row of scores, with room for what the last vectors of a row read past its end. */
 export const scoreStride = keyBlock + 8;
-/** Runs of fewer queries go without packing: a tile would compute four rows anyway. */
+/** Runs of fewer queries go without packing: a tile would compute four rows or more anyway. */
 export const directBelow = 4;
 
 /** Everything that is known when code is made. */

@@ -1,6 +1,6 @@
 // Attention of a run of queries that see the same keys, or begin to: keys and values of a block are packed into
 // panels once for all queries of the run, then a few rows at a time go through scores, softmax and values.
-// Note [Blocks of attention]: filled in after measuring.
+// The sizes of the blocks are explained in Note [Blocks of attention] of attention.ts.
 
 import { add, advance, at, binary, fma, float, int, load, loadSplat, lt, mul, shuffle, sub, vector } from "../ir/imp/build.ts";
 import type { ImpExpr } from "../ir/imp/types.ts";
