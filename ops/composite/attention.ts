@@ -97,14 +97,14 @@ export const attention = defineOp({
         const scores: number[] = [];
         for (let s = from; s < to; s++) {
           let dot = 0;
-          for (let i = 0; i < d; i++) dot += item(q.data, (t * hq + h) * d + i) * item(k.data, (s * hk + g) * d + i);
+          for (let i = 0; i < d; i++) dot += (q.data[(t * hq + h) * d + i] ?? NaN) * (k.data[(s * hk + g) * d + i] ?? NaN);
           scores.push(dot * Math.fround(scale.of(attrs)));
         }
         const top = scores.reduce((a, b) => Math.max(a, b), -Infinity);
         powers = scores.map((s) => Math.exp(s - top));
         sum = powers.reduce((a, b) => a + b, 0);
       }
-      return powers.length === 0 ? 0 : powers.reduce((a, w, i) => a + w * item(v.data, ((from + i) * hk + g) * dv + e), 0) / sum;
+      return powers.length === 0 ? 0 : powers.reduce((a, w, i) => a + w * (v.data[((from + i) * hk + g) * dv + e] ?? NaN), 0) / sum;
     });
   },
   lowering: {

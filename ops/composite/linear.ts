@@ -41,7 +41,7 @@ export const linear = defineOp({
       const row = Math.floor(linear / n);
       const column = linear % n;
       let sum = bias === undefined ? 0 : item(bias.data, column);
-      for (let i = 0; i < k; i++) sum += item(x.data, row * k + i) * item(weight.data, column * k + i);
+      for (let i = 0; i < k; i++) sum += (x.data[row * k + i] ?? NaN) * (weight.data[column * k + i] ?? NaN);
       return sum;
     });
   },
