@@ -50,6 +50,9 @@ const comparisons: ReadonlySet<BinaryOp> = new Set(["eq", "ne", "lt", "le", "gt"
 /** Neighbours a fold over its own axis handles at once: four vectors hide the latency of an addition. */
 const foldVectors = 4;
 
+/** Steps of a fold in one round of its loop, where neighbours along another axis are computed together. */
+const foldSteps = 4;
+
 export class Emitter {
   readonly interner = new Interner();
   readonly reads = new Reads();
@@ -117,7 +120,7 @@ export class Emitter {
         // Both sides of a mask are evaluated, so neither may load.
         if (this.reads.of(e.cond).has(axis))
           return this.canVector(e.cond, axis) && [e.a, e.b].every((x) => this.canVector(x, axis) && !this.loads(x));
-        return this.canVector(e.a, axis) && this.canVector(e.b, axis) && !this.folds(e.a) && !this.folds(e.b);
+        return this.canVector(e.a, axis) && this.canVector(e.b, axis);
       case "fold":
         return !this.reads.of(e.from).has(axis) && !this.reads.of(e.to).has(axis) && this.canVector(e.body, axis);
       default:
@@ -134,19 +137,9 @@ export class Emitter {
     return value;
   }
 
-  private readonly foldsKnown = new Map<Expr, boolean>();
-  private folds(e: Expr): boolean {
-    const known = this.foldsKnown.get(e);
-    if (known !== undefined) return known;
-    const value = e.k === "fold" || children(e).some((c) => this.folds(c));
-    this.foldsKnown.set(e, value);
-    return value;
-  }
-
   /** The value of an interned expression; in vector code, of four neighbours along `axis`. */
   emit(e: Expr, block: Block, axis: Vector): ImpExpr {
-    if (axis !== undefined && !this.reads.of(e).has(axis))
-      return this.splat(this.emit(e, block, undefined), e.k === "dim" ? "i32" : e.type);
+    if (axis !== undefined && !this.reads.of(e).has(axis)) return this.splatted(e, block);
     const known = block.known(e, axis !== undefined);
     if (known !== undefined) return known;
     const value = this.compute(e, block, axis);
@@ -154,6 +147,28 @@ export class Emitter {
     // Everything that costs an instruction gets a name; engines drop the copies.
     const named = value.k === "var" ? value : this.name(block, e.k === "load" ? e.buffer : "t", value);
     block.remember(e, axis !== undefined, named);
+    return named;
+  }
+
+  /** A value that is the same for all neighbours, in all lanes; made before the loop where the value is known there. */
+  private splatted(e: Expr, block: Block): ImpExpr {
+    const type = typeOf(e);
+    if (e.k === "const") return this.splat(this.emit(e, block, undefined), type);
+    let into = block;
+    for (let loop = this.loopOf(into); loop !== undefined && into.known(e, true) === undefined; loop = this.loopOf(into)) {
+      if (loop.before.known(e, false) === undefined) break;
+      into = loop.before;
+    }
+    const known = into.known(e, true);
+    if (known !== undefined) return known;
+    const dtype = e.k === "load" && into.known(e, false) === undefined ? this.buffers.get(e.buffer)?.dtype : undefined;
+    const value: ImpExpr =
+      e.k === "load" && (dtype === "f32" || dtype === "i32")
+        ? { k: "loadSplat", ptr: this.place(e.buffer, e.index, into), offset: 0, type: dtype === "f32" ? "f32x4" : "i32x4" }
+        : this.splat(this.emit(e, into, undefined), type);
+    if (value.k === "const") return value;
+    const named = this.name(into, "v", value);
+    into.remember(e, true, named);
     return named;
   }
 
@@ -360,19 +375,7 @@ export class Emitter {
       this.loop(block, e.axis, from, many, 4 * foldVectors, [e.body], (inside) => {
         accs.forEach((acc, i) => {
           // Each vector is the same code a few places further.
-          const shifted =
-            i === 0
-              ? e.body
-              : this.interner.intern(
-                  substitute(e.body, e.axis, {
-                    k: "binary",
-                    op: "add",
-                    a: { k: "var", name: e.axis, type: "i32" },
-                    b: { k: "const", type: "i32", value: 4 * i },
-                    type: "i32",
-                  }),
-                );
-          accumulate(inside, acc, shifted, e.axis);
+          accumulate(inside, acc, this.shifted(e.body, e.axis, 4 * i), e.axis);
         });
       });
       const four = this.name(block, "end", binary("add", from, binary("bitand", count, int(-4), "i32"), "i32"));
@@ -390,8 +393,31 @@ export class Emitter {
       return scalar;
     }
     const acc = this.name(block, "acc", { k: "const", type, value: identity }, true);
-    this.loop(block, e.axis, from, to, 1, [], (inside) => accumulate(inside, acc, e.body, axis));
+    if (axis === undefined) {
+      this.loop(block, e.axis, from, to, 1, [], (inside) => accumulate(inside, acc, e.body, axis));
+      return acc;
+    }
+    // Short bodies: several steps a round, so that counting costs less than what is counted.
+    const count = this.name(block, "n", binary("sub", to, from, "i32"));
+    const many = this.name(block, "end", binary("add", from, binary("bitand", count, int(-foldSteps), "i32"), "i32"));
+    this.loop(block, e.axis, from, many, foldSteps, [e.body], (inside) => {
+      for (let i = 0; i < foldSteps; i++) accumulate(inside, acc, this.shifted(e.body, e.axis, i), axis);
+    });
+    this.loop(block, e.axis, many, to, 1, [], (inside) => accumulate(inside, acc, e.body, axis));
     return acc;
+  }
+
+  /** `e` where `axis` is `by` further. */
+  private shifted(e: Expr, axis: string, by: number): Expr {
+    if (by === 0) return e;
+    const further: Expr = {
+      k: "binary",
+      op: "add",
+      a: { k: "var", name: axis, type: "i32" },
+      b: { k: "const", type: "i32", value: by },
+      type: "i32",
+    };
+    return this.interner.intern(substitute(e, axis, further));
   }
 
   private combine(op: FoldOp, a: ImpExpr, b: ImpExpr): ImpExpr {

@@ -26,8 +26,8 @@ export function lowerKernel(kernel: Kernel, capabilities: Capabilities): ImpFunc
 
 /** The part of `kernel` that any kernel has: loops over points of the parallel axes. */
 function lowerLoops(kernel: Kernel, capabilities: Capabilities): ImpFunction {
-  const { axes, stages } = normalise(kernel, capabilities.vector > 1);
   const emitter = new Emitter(kernel.buffers, capabilities.vector > 1);
+  const { axes, stages } = lanes(kernel, emitter) ?? normalise(kernel, capabilities.vector > 1);
   const root = new Block();
   let rest: ImpExpr = { k: "var", name: unitName, type: "i32" };
   // Row-major: the last axis varies fastest.
@@ -50,7 +50,32 @@ interface InnerAxis {
   readonly extent: Dim | Expr;
 }
 
-type LoopStage = Extract<Stage, { k: "let" }> | (Omit<Extract<Stage, { k: "store" }>, "axes"> & { readonly axes: readonly InnerAxis[] });
+type LoopStage =
+  | Extract<Stage, { k: "let" }>
+  | (Omit<Extract<Stage, { k: "store" }>, "axes"> & {
+      readonly axes: readonly InnerAxis[];
+      /** Elements along this axis (2 to 4, from 0 on) are computed together and stored one by one. */
+      readonly lanes?: { readonly axis: string; readonly count: number };
+    });
+
+/**
+ * Where neighbours along the last axis lie apart in memory (a resize reads each column's own taps) but a short axis is
+ * contiguous (the channels of a pixel), that axis is the vector. Loads may read up to a vector's end, which every
+ * buffer has behind it.
+ */
+function lanes(kernel: Kernel, emitter: Emitter): { readonly axes: readonly Axis[]; readonly stages: readonly LoopStage[] } | undefined {
+  const [stage] = kernel.stages;
+  const last = kernel.axes.at(-1);
+  if (kernel.stages.length !== 1 || stage?.k !== "store" || stage.axes.length > 0 || last === undefined) return undefined;
+  const value = emitter.interner.intern(stage.value);
+  if (emitter.canVector(value, last.name) || kernel.buffers.some((b) => b.name === stage.buffer && b.dtype === "bool")) return undefined;
+  const short = kernel.axes.find((a) => a !== last && (dimConstant(a.extent) ?? 0) >= 2 && (dimConstant(a.extent) ?? 5) <= 4);
+  if (short === undefined || !emitter.reads.of(value).has(short.name) || !emitter.canVector(value, short.name)) return undefined;
+  return {
+    axes: kernel.axes.filter((a) => a !== short && a !== last),
+    stages: [{ ...stage, axes: [last], lanes: { axis: short.name, count: dimConstant(short.extent) ?? 0 } }],
+  };
+}
 
 function lowerStage(stage: LoopStage, root: Block, emitter: Emitter): void {
   if (stage.k === "let") {
@@ -60,6 +85,10 @@ function lowerStage(stage: LoopStage, root: Block, emitter: Emitter): void {
     return;
   }
   const [value, index] = [emitter.interner.intern(stage.value), emitter.interner.intern(stage.index)];
+  if (stage.lanes !== undefined) {
+    lowerLanes({ ...stage, value, index, lanes: stage.lanes }, root, emitter);
+    return;
+  }
   const nest = (block: Block, depth: number): void => {
     const axis = stage.axes[depth];
     if (axis === undefined) {
@@ -84,17 +113,41 @@ function lowerStage(stage: LoopStage, root: Block, emitter: Emitter): void {
       return;
     }
     const many = emitter.name(block, "end", binary("bitand", extent, int(-4), "i32"));
-    emitter.loop(block, axis.name, int(0), many, 4, [value, index], (inside) => {
+    const four = (inside: Block): void => {
       inside.statements.push({
         k: "store",
         ptr: emitter.place(stage.buffer, index, inside),
         offset: 0,
         value: vector(emitter.emit(value, inside, axis.name)),
       });
-    });
-    emitter.loop(block, axis.name, many, extent, 1, [], (inside) => nest(inside, depth + 1));
+    };
+    emitter.loop(block, axis.name, int(0), many, 4, [value, index], four);
+    const size = "k" in axis.extent ? undefined : dimConstant(axis.extent);
+    if (size === undefined) emitter.loop(block, axis.name, many, extent, 1, [], (inside) => nest(inside, depth + 1));
+    // The last four once more: a kernel reads nothing that it writes, so elements may be computed twice.
+    else if (size % 4 !== 0) emitter.loop(block, axis.name, int(size - 4), int(size), 4, [], four);
   };
   nest(root, 0);
+}
+
+function lowerLanes(
+  stage: Extract<LoopStage, { k: "store" }> & { readonly lanes: { readonly axis: string; readonly count: number } },
+  root: Block,
+  emitter: Emitter,
+): void {
+  const { lanes: along, value } = stage;
+  const [axis] = stage.axes;
+  if (axis === undefined || "k" in axis.extent) throw new Error("lanes are stored along one whole axis");
+  root.remember(emitter.interner.intern({ k: "var", name: along.axis, type: "i32" }), false, int(0));
+  emitter.loop(root, axis.name, int(0), emitter.size(axis.extent), 1, [value], (inside) => {
+    const made = vector(emitter.emit(value, inside, along.axis));
+    const type = impType(made) === "f32x4" ? "f32" : "i32";
+    for (let lane = 0; lane < along.count; lane++) {
+      const index = emitter.interner.intern(substitute(stage.index, along.axis, { k: "const", type: "i32", value: lane }));
+      const ptr = emitter.place(stage.buffer, index, inside);
+      inside.statements.push({ k: "store", ptr, offset: 0, value: { k: "lane", a: made, lane, type } });
+    }
+  });
 }
 
 /** A value that does not vary along the axis is the same for all four neighbours. */
