@@ -369,7 +369,8 @@ export class Emitter {
     // Along its own axis, unless the neighbours are already those of another one.
     if (axis === undefined && e.type !== "bool" && this.reads.of(e.body).has(e.axis) && this.canVector(e.body, e.axis)) {
       const wide = vectorType(e.type);
-      const count = this.name(block, "n", binary("sub", to, from, "i32"));
+      // Nothing where `to` is before `from`, and not the tail of a negative count.
+      const count = this.name(block, "n", binary("max", int(0), binary("sub", to, from, "i32"), "i32"));
       const many = this.name(block, "end", binary("add", from, binary("bitand", count, int(-4 * foldVectors), "i32"), "i32"));
       const accs = Array.from({ length: foldVectors }, () => this.name(block, "acc", { k: "const", type: wide, value: identity }, true));
       this.loop(block, e.axis, from, many, 4 * foldVectors, [e.body], (inside) => {
@@ -398,7 +399,7 @@ export class Emitter {
       return acc;
     }
     // Short bodies: several steps a round, so that counting costs less than what is counted.
-    const count = this.name(block, "n", binary("sub", to, from, "i32"));
+    const count = this.name(block, "n", binary("max", int(0), binary("sub", to, from, "i32"), "i32"));
     const many = this.name(block, "end", binary("add", from, binary("bitand", count, int(-foldSteps), "i32"), "i32"));
     this.loop(block, e.axis, from, many, foldSteps, [e.body], (inside) => {
       for (let i = 0; i < foldSteps; i++) accumulate(inside, acc, this.shifted(e.body, e.axis, i), axis);

@@ -107,7 +107,8 @@ class Compiler {
 
   private writer(place: Place): (f: Frame, at: number, value: number) => void {
     const { slot, dtype, name } = place;
-    const encode = dtype === "f16" ? toHalf : dtype === "bf16" ? toBfloat : (x: number): number => x;
+    const plain = dtype === "bool" ? (x: number): number => x & 1 : (x: number): number => x;
+    const encode = dtype === "f16" ? toHalf : dtype === "bf16" ? toBfloat : plain;
     const { name: fn } = this.fn;
     return (f, at, value) => {
       const memory = f.memory[slot];

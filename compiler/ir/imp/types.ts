@@ -86,7 +86,10 @@ export type ImpStmt =
   /** Declares a local. `mutable` locals may be assigned. */
   | { readonly k: "let"; readonly name: string; readonly type: ImpType; readonly value: ImpExpr; readonly mutable: boolean }
   | { readonly k: "assign"; readonly name: string; readonly value: ImpExpr }
-  /** Narrow dtypes convert: i32 → u8/i8 wraps, f32 → f16/bf16 rounds to nearest even. A vector writes four consecutive elements. */
+  /**
+   * Narrow dtypes convert: i32 → u8/i8 wraps, i32 → bool keeps the lowest bit (so that a mask gives 0 or 1), f32 → f16/bf16
+   * rounds to nearest even. A vector writes four consecutive elements.
+   */
   | { readonly k: "store"; readonly ptr: ImpExpr; readonly offset: number; readonly value: ImpExpr }
   /** The first `count` (1-3) lanes of a vector, for tails. */
   | { readonly k: "storeLanes"; readonly ptr: ImpExpr; readonly offset: number; readonly value: ImpExpr; readonly count: number }

@@ -363,6 +363,8 @@ export class Renderer implements Keeper {
     const vector = isVector(type);
     let bits = value;
     if (dtype === "f16" || dtype === "bf16") bits = (dtype === "f16" ? f16FromF32 : bf16FromF32)(value, vector ? "i32x4" : "i32", this);
+    // The lowest bit of a mask; a scalar bool is 0 or 1 already.
+    if (dtype === "bool" && vector) bits = { k: "binary", op: "bitand", a: value, b: { k: "const", type: "i32x4", value: 1 }, type };
     const size = bytesOf(dtype);
     if (!vector) {
       const offset = this.address(ptr, at);
