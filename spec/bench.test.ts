@@ -139,16 +139,16 @@ describe("measuring", () => {
         return Promise.resolve();
       },
     });
-    const work = { rounds: 3, atLeast: 8, budget: 10_000, warmUp: 0 };
+    const work = { rounds: 3, budget: 10_000, least: 3, atLeast: 8, warmUp: 1 };
     const times = await interleaved([contestant("slow", 10), contestant("fast", 2)], work);
     expect(order.join(" ")).toMatch(/^slow fast (slow (fast ?){2,}){3}$/);
     expect(times.map((t) => t.length)).toEqual([3, 3]);
     for (const t of times[1] ?? []) expect(t).toBeGreaterThanOrEqual(2);
   });
 
-  test("stops after its budget, once there were three rounds", async () => {
+  test("stops after its budget, once there were the least of rounds", async () => {
     const run = (): Promise<void> => Promise.resolve();
-    const times = await interleaved([{ name: "a", run }], { rounds: 50, atLeast: 0, budget: 0, warmUp: 0 });
+    const times = await interleaved([{ name: "a", run }], { rounds: 50, budget: 0, least: 3, atLeast: 0, warmUp: 0 });
     expect(times[0]?.length).toBe(3);
   });
 
@@ -166,7 +166,7 @@ describe("measuring", () => {
 });
 
 const context = { threads: 2, quick: true, engine: "Node 20" };
-const work = { rounds: 3, atLeast: 0, budget: 1000, warmUp: 0 };
+const work = { rounds: 3, budget: 1000, least: 3, atLeast: 0, warmUp: 0 };
 
 function peer(name: string, result: Float32Array, closed: string[] = []): Peer {
   const opened = {

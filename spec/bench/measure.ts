@@ -10,11 +10,12 @@ export interface Contestant {
 
 export interface Effort {
   readonly rounds: number;
+  /** No new round begins after this many milliseconds, once there were `least`. */
+  readonly budget: number;
+  readonly least: number;
   /** A round repeats what is shorter than this, in milliseconds. */
   readonly atLeast: number;
-  /** No new round begins after this many milliseconds, once there were three. */
-  readonly budget: number;
-  /** Runs before timing: at least one, more until this many milliseconds have passed. */
+  /** Each runs for this many milliseconds before timing; 0 for what was slow and has run already. */
   readonly warmUp: number;
 }
 
@@ -37,18 +38,18 @@ export async function interleaved(
   const repeats: number[] = [];
   for (const { run } of contestants) {
     const begin = performance.now();
-    let last = 0;
-    do {
+    let last = Infinity;
+    while (performance.now() - begin < effort.warmUp) {
       const before = performance.now();
       await run();
       last = performance.now() - before;
-    } while (performance.now() - begin < effort.warmUp);
+    }
     repeats.push(Math.max(1, Math.ceil(effort.atLeast / Math.max(last, 1e-3))));
   }
   const times: number[][] = contestants.map(() => []);
   const begin = performance.now();
   for (let round = 0; round < effort.rounds; round++) {
-    if (round >= 3 && performance.now() - begin > effort.budget) break;
+    if (round >= effort.least && performance.now() - begin > effort.budget) break;
     onRound(round);
     for (const [i, { run }] of contestants.entries()) {
       await sleep(settle);

@@ -51,8 +51,8 @@ export const pictures: Case = {
       },
     };
     const work = context.quick
-      ? { rounds: 3, atLeast: 0, budget: 60_000, warmUp: 0 }
-      : { rounds: 5, atLeast: 0, budget: 600_000, warmUp: 0 };
+      ? { rounds: 3, budget: 60_000, least: 1, atLeast: 0, warmUp: 0 }
+      : { rounds: 5, budget: 600_000, least: 3, atLeast: 0, warmUp: 0 };
     return await versus(title, context, ours, [peer], work);
   },
 };

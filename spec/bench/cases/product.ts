@@ -14,7 +14,18 @@ import { log, root } from "../place.ts";
 import { limited, type Context } from "../versus.ts";
 import type { Case } from "./case.ts";
 
-const execute = promisify(execFile);
+const executeFile = promisify(execFile);
+
+/** Runs a script under this engine; when it fails, with the first lines of what it said. */
+async function execute(args: readonly string[]): Promise<string> {
+  try {
+    return (await executeFile(process.execPath, args, { cwd: root })).stdout;
+  } catch (error) {
+    const said =
+      error instanceof Error && "stderr" in error ? String(error.stderr).trim().split("\n").slice(0, 4).join("\n") : String(error);
+    throw new Error(`node ${args.join(" ")} failed: ${said}`, { cause: error });
+  }
+}
 
 /** Runs `body` with a folder that is gone afterwards. */
 async function withFolder<T>(body: (folder: string) => Promise<T>): Promise<T> {
@@ -36,14 +47,14 @@ export const compileTime: Case = {
     withFolder(async (folder) => {
       // Built here, so that what is timed is never an older build.
       const product = path.join("dist", "bench", "product");
-      await execute(process.execPath, ["esbuild.config.js", product], { cwd: root });
+      await execute(["esbuild.config.js", product]);
       const uhdc = path.join(root, product, "compiler/cli/uhdc.js");
       const times: number[] = [];
       // The first reads the files from the disk and is not counted.
       for (let i = 0; i <= (context.quick ? 3 : 7); i++) {
         log(`${compileName}: run ${i + 1}`);
         const begin = performance.now();
-        await execute(process.execPath, [uhdc, "compile", "graphs/llava-uhd.uhd", "-o", path.join(folder, String(i))], { cwd: root });
+        await execute([uhdc, "compile", "graphs/llava-uhd.uhd", "-o", path.join(folder, String(i))]);
         if (i > 0) times.push(performance.now() - begin);
       }
       return [limited(context, { name: compileName, ours: times, limit: 2000, limitName: "limit", unit: "ms" })];
@@ -96,7 +107,7 @@ export const peakMemory: Case = {
       const artefact = path.join(folder, "llava-uhd");
       await writeArtefact(artefact, compileBench("graphs/llava-uhd.uhd", "llava_uhd", { layers }));
       log(`${memoryName}: running`);
-      const { stdout } = await execute(process.execPath, [script, artefact, String(context.threads)]);
+      const stdout = await execute([script, artefact, String(context.threads)]);
       const { resident, weights, arena } = JSON.parse(stdout) as { resident: number; weights: number; arena: number };
       const row = {
         name: context.quick ? `${memoryName} (${layers} layers)` : memoryName,
