@@ -37,11 +37,10 @@ export async function artefactFiles(parts: ArtefactParts): Promise<ReadonlyMap<s
   const files: Record<string, { bytes: number; sha256: string }> = {};
   for (const [name, bytes] of loaded) files[name] = { bytes: bytes.byteLength, sha256: createHash("sha256").update(bytes).digest("hex") };
   const manifest = { format: "uhd-artefact", version: 1, name: parts.plan.name, files };
-  const typed = await typedModule(parts.plan);
   return new Map([
     ...loaded,
-    ["index.ts", encode(typed.ts)],
-    ["index.js", encode(typed.js)],
+    ["index.ts", encode(await typedModule(parts.plan))],
+    ["index.js", encode(plainModule(parts.plan))],
     ["manifest.json", encode(`${JSON.stringify(manifest, null, 2)}\n`)],
   ]);
 }
@@ -125,26 +124,70 @@ function bufferOf(plan: Plan, id: number): PlanBuffer {
   return buffer;
 }
 
-/** The module's text, as TypeScript and as JavaScript. ts-morph is loaded only here: it takes a third of a second. */
-async function typedModule(plan: Plan): Promise<{ readonly ts: string; readonly js: string }> {
-  const { IndentationText, Project, VariableDeclarationKind, ts } = await import("ts-morph");
+/** What both modules do: everything but the types. */
+function statements(plan: Plan, cast: string): readonly string[] {
+  const outputs = plan.outputs.map((o) => `${o.name}: outputs[${JSON.stringify(o.name)}]`).join(", ");
+  return [
+    "const session = await Session.create(await loadArtefact(here), options);",
+    `return {
+  async run(inputs, runOptions) {
+    const { outputs } = await session.run({ ...inputs }, runOptions);
+    return { ${outputs} }${cast};
+  },
+  async [Symbol.asyncDispose]() {
+    await session[Symbol.asyncDispose]();
+  },
+};`,
+  ];
+}
+
+const here = 'new URL(".", import.meta.url)';
+
+function heading(plan: Plan): string {
+  return `// The graph ${plan.name}, compiled by uhdc. Generated: change the .uhd file and compile again.\n\n`;
+}
+
+function purpose(plan: Plan): string {
+  return `Loads the kernels and the weights of ${plan.name}. Close it with \`await using\` or \`[Symbol.asyncDispose]()\`.`;
+}
+
+/** Weights must come from somewhere, unless there are none. */
+function defaultOptions(plan: Plan): "{}" | undefined {
+  return plan.params.length === 0 ? "{}" : undefined;
+}
+
+function plainModule(plan: Plan): string {
+  const initial = defaultOptions(plan);
+  const body = statements(plan, "")
+    .join("\n")
+    .replaceAll(/^(?=.)/gm, "  ");
+  return `${heading(plan)}import { loadArtefact, Session } from "uhd";
+
+const here = ${here};
+
+/** ${purpose(plan)} */
+export async function ${camelCase(plan.name)}(options${initial === undefined ? "" : ` = ${initial}`}) {
+${body}
+}
+`;
+}
+
+/** The module with types. ts-morph is loaded only here: it takes a third of a second. */
+async function typedModule(plan: Plan): Promise<string> {
+  const { IndentationText, Project, VariableDeclarationKind } = await import("ts-morph");
   const project = new Project({
     useInMemoryFileSystem: true,
     skipLoadingLibFiles: true,
     manipulationSettings: { indentationText: IndentationText.TwoSpaces },
   });
-  const name = camelCase(plan.name);
   const type = pascalCase(plan.name);
   const file = project.createSourceFile("index.ts", "");
   file.addImportDeclaration({
-    leadingTrivia: `// The graph ${plan.name}, compiled by uhdc. Generated: change the .uhd file and compile again.\n\n`,
+    leadingTrivia: heading(plan),
     moduleSpecifier: "uhd",
     namedImports: ["loadArtefact", "Session", { name: "SessionOptions", isTypeOnly: true }, { name: "Tensor", isTypeOnly: true }],
   });
-  const property = (entry: {
-    readonly name: string;
-    readonly buffer: number;
-  }): { name: string; type: string; isReadonly: boolean; docs: string[] } => {
+  const property = (entry: { readonly name: string; readonly buffer: number }) => {
     const buffer = bufferOf(plan, entry.buffer);
     return {
       name: entry.name,
@@ -171,32 +214,16 @@ async function typedModule(plan: Plan): Promise<{ readonly ts: string; readonly 
       },
     ],
   });
-  file.addVariableStatement({
-    declarationKind: VariableDeclarationKind.Const,
-    declarations: [{ name: "here", initializer: 'new URL(".", import.meta.url)' }],
-  });
+  file.addVariableStatement({ declarationKind: VariableDeclarationKind.Const, declarations: [{ name: "here", initializer: here }] });
+  const initializer = defaultOptions(plan);
   file.addFunction({
-    name,
+    name: camelCase(plan.name),
     isExported: true,
     isAsync: true,
-    docs: [`Loads the kernels and the weights of ${plan.name}. Close it with \`await using\` or \`[Symbol.asyncDispose]()\`.`],
-    // Weights must come from somewhere, unless there are none.
-    parameters: [{ name: "options", type: "SessionOptions", ...(plan.params.length === 0 ? { initializer: "{}" } : {}) }],
+    docs: [purpose(plan)],
+    parameters: [{ name: "options", type: "SessionOptions", ...(initializer === undefined ? {} : { initializer }) }],
     returnType: `Promise<${type}Session>`,
-    statements: [
-      "const session = await Session.create(await loadArtefact(here), options);",
-      `return {
-  async run(inputs, runOptions) {
-    const { outputs } = await session.run({ ...inputs }, runOptions);
-    return { ${plan.outputs.map((o) => `${o.name}: outputs[${JSON.stringify(o.name)}] as Tensor<"${bufferOf(plan, o.buffer).dtype}">`).join(", ")} };
-  },
-  async [Symbol.asyncDispose]() {
-    await session[Symbol.asyncDispose]();
-  },
-};`,
-    ],
+    statements: [...statements(plan, ` as ${type}Outputs`)],
   });
-  const text = file.getFullText();
-  const js = ts.transpileModule(text, { compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 } }).outputText;
-  return { ts: text, js };
+  return file.getFullText();
 }

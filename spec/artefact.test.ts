@@ -15,7 +15,7 @@ import { parseGraph } from "../compiler/ir/graph/parse.ts";
 import type { Plan } from "../compiler/ir/plan/types.ts";
 import { loadArtefact } from "../runtime/artefact.ts";
 import { ArtefactError } from "../runtime/errors.ts";
-import { builtFolder, root, smallGraph, uhdc } from "./cli-support.ts";
+import { installRuntime, root, smallGraph, uhdc } from "./cli-support.ts";
 
 const folder = mkdtempSync(path.join(tmpdir(), "uhd-artefact-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -26,12 +26,7 @@ beforeAll(async () => {
   const { code, stderr } = await uhdc(["compile", ...smallGraph, "-o", artefact]);
   expect(stderr).toBe("");
   expect(code).toBe(0);
-  // The package as an application has it: the runtime, and no file of the compiler.
-  const installed = path.join(folder, "app/node_modules/uhd");
-  mkdirSync(path.join(installed, "dist"), { recursive: true });
-  cpSync(path.join(builtFolder(), "runtime"), path.join(installed, "dist/runtime"), { recursive: true });
-  cpSync(path.join(root, "package.json"), path.join(installed, "package.json"));
-  writeFileSync(path.join(folder, "app/package.json"), '{ "type": "module" }');
+  installRuntime(path.join(folder, "app"));
 }, 120_000);
 
 describe("an artefact", () => {

@@ -2,7 +2,7 @@
 // goes away with it.
 
 import { spawn, spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -24,6 +24,15 @@ export function builtFolder(): string {
   if (status !== 0) throw new Error(`the build failed:\n${stderr}`);
   built = folder;
   return folder;
+}
+
+/** Makes `folder` an application that has the runtime's package, and no file of the compiler. */
+export function installRuntime(folder: string): void {
+  const installed = path.join(folder, "node_modules/uhd");
+  mkdirSync(path.join(installed, "dist"), { recursive: true });
+  cpSync(path.join(builtFolder(), "runtime"), path.join(installed, "dist/runtime"), { recursive: true });
+  cpSync(path.join(root, "package.json"), path.join(installed, "package.json"));
+  writeFileSync(path.join(folder, "package.json"), '{ "type": "module" }');
 }
 
 export interface CliResult {
