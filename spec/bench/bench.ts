@@ -10,7 +10,7 @@ import { layer, matmuls } from "./cases/encoder.ts";
 import { pictures } from "./cases/pictures.ts";
 import { preprocesses } from "./cases/preprocess.ts";
 import { bundleSize, compileTime, peakMemory } from "./cases/product.ts";
-import { installPeers } from "./peers.ts";
+import { installPeers, noPeersVariable } from "./peers.ts";
 import { log } from "./place.ts";
 import { table, type Engine, type Row } from "./rows.ts";
 import { threadsText, type Context } from "./versus.ts";
@@ -21,7 +21,7 @@ const helpText = `Compares uhd with ONNX Runtime and sharp, in turns on this mac
 
 npm run bench -- [options]
 
-  --quick         ends in 5 minutes: fewer rounds, an encoder of few layers
+  --quick         ends in 5 minutes (for each Node): fewer rounds, an encoder of few layers
   --filter NAME   only benches whose name contains NAME; may be repeated
   --threads N     this many threads instead of each bench's own choice; may be repeated
   --node PATH     measures under this Node too; may be repeated (or UHD_BENCH_NODE)
@@ -39,6 +39,10 @@ Examples:
   npm run bench -- --filter matmul --threads 1 --node ~/node24/bin/node
 
 Exit codes: 0 every bench ran; 1 one failed; 2 the command line is wrong.`;
+
+/** --quick stops after this many milliseconds on each engine. */
+const quickLimit = 290_000;
+const lateText = "not run: the 5 minutes of --quick were over";
 
 interface Options {
   readonly quick: boolean;
@@ -108,41 +112,48 @@ async function everything(chosen: readonly Case[], values: Options): Promise<num
   const engines: Engine[] = [];
   const failures: string[] = [];
   for (const node of [process.execPath, ...others]) {
-    const rows: Row[] = [];
-    for (const { name, threads } of chosen) {
-      for (const count of values.threads.length === 0 ? threads : values.threads) {
-        const result = await inProcess(node, name, count, values.quick);
-        if ("rows" in result) rows.push(...result.rows);
-        else failures.push(`${name}, ${threadsText(count)}: ${result.failure}`);
-      }
-    }
-    engines.push({ engine: rows[0]?.engine ?? `${node}: no bench ran`, rows });
+    const { engine, rows, failed } = await onEngine(node, chosen, values, reason);
+    engines.push({ engine, rows });
+    failures.push(...failed.map((text) => `${engine}: ${text}`));
   }
   console.log(table(engines));
-  if (values.json !== undefined)
-    writeFileSync(
-      values.json,
-      `${JSON.stringify(
-        engines.flatMap(({ rows }) => rows),
-        null,
-        2,
-      )}\n`,
-    );
+  const all = engines.flatMap(({ rows }) => rows);
+  if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(all, null, 2)}\n`);
   for (const failure of failures) log(`failed: ${failure}`);
   return failures.length === 0 ? 0 : 1;
 }
 
-function inProcess(node: string, name: string, threads: number, quick: boolean): Promise<Answer> {
-  log(`${name}, ${threadsText(threads)}`);
+interface OfEngine extends Engine {
+  readonly failed: readonly string[];
+}
+
+async function onEngine(node: string, chosen: readonly Case[], values: Options, noPeers: string | undefined): Promise<OfEngine> {
+  const deadline = values.quick ? performance.now() + quickLimit : Infinity;
+  const rows: Row[] = [];
+  const failed: string[] = [];
+  for (const { name, threads } of chosen) {
+    for (const count of values.threads.length === 0 ? threads : values.threads) {
+      log(`${name}, ${threadsText(count)}`);
+      const args = ["--only", name, "--threads", String(count), ...(values.quick ? ["--quick"] : [])];
+      const result = await inProcess(node, args, count, noPeers, deadline);
+      if ("rows" in result) rows.push(...result.rows);
+      else failed.push(`${name}, ${threadsText(count)}: ${result.failure}`);
+    }
+  }
+  return { engine: rows[0]?.engine ?? node, rows, failed };
+}
+
+function inProcess(node: string, args: readonly string[], threads: number, noPeers: string | undefined, deadline: number): Promise<Answer> {
+  const timeout = Math.ceil(deadline - performance.now());
+  if (timeout <= 0) return Promise.resolve({ failure: lateText });
   return new Promise((resolve) => {
-    const args = ["--only", name, "--threads", String(threads), ...(quick ? ["--quick"] : [])];
-    // Peers that work in libuv's pool get as many threads as we do.
-    const env = { ...process.env, UV_THREADPOOL_SIZE: String(threads) };
     const child = fork(fileURLToPath(import.meta.url), args, {
       execPath: node,
       execArgv: [],
-      env,
+      // Peers that work in libuv's pool get as many threads as we do.
+      env: { ...process.env, UV_THREADPOOL_SIZE: String(threads), ...(noPeers === undefined ? {} : { [noPeersVariable]: noPeers }) },
       stdio: ["ignore", "ignore", "inherit", "ipc"],
+      ...(timeout === Infinity ? {} : { timeout }),
     });
     let received: Answer | undefined;
     child.on("message", (message) => (received = message as Answer));
@@ -150,7 +161,8 @@ function inProcess(node: string, name: string, threads: number, quick: boolean):
       resolve({ failure: error.message });
     });
     child.on("exit", (code, signal) => {
-      resolve(received ?? { failure: `its process ended with ${signal ?? `code ${code ?? "unknown"}`}` });
+      const late = performance.now() >= deadline;
+      resolve(received ?? { failure: late ? lateText : `its process ended with ${signal ?? `code ${code ?? "unknown"}`}` });
     });
   });
 }

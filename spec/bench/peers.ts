@@ -16,6 +16,9 @@ export const onnxPeers: readonly PeerName[] = ["onnxruntime-web", "onnxruntime-n
 
 const folder = path.join(root, "spec/bench/peers");
 
+/** Tells the processes of the benches why the peers could not be installed. */
+export const noPeersVariable = "UHD_BENCH_NO_PEERS";
+
 /** The part of onnxruntime-common that is used; both peers have it. */
 interface OrtTensor {
   readonly data: Float32Array;
@@ -67,7 +70,7 @@ export interface PeerModel extends AsyncDisposable {
 
 /** Loads the model. Throws when the peer is not there or refuses the model. */
 export async function openOnnx(name: PeerName, graph: OnnxGraph, threads: number): Promise<PeerModel> {
-  if (!installed(name)) throw new Error("it is not installed");
+  if (!installed(name)) throw new Error(process.env[noPeersVariable] ?? "it is not installed");
   const web = name === "onnxruntime-web";
   const ort = web ? await importWeb(threads) : (createRequire(path.join(folder, "package.json"))(name) as Ort);
   ort.env.logLevel = "error";
