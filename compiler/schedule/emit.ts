@@ -264,16 +264,26 @@ export class Emitter {
       const stride = strideOf(index, loop.axis, this.reads);
       const at = block.known(loop.variable, false);
       if (stride !== undefined && at !== undefined) {
-        const start = this.interner.intern(substitute(index, loop.axis, { k: "const", type: "i32", value: 0 }));
+        const whole = substitute(index, loop.axis, { k: "const", type: "i32", value: 0 });
+        const { rest, constant } = constantPart(whole);
+        const start = this.interner.intern(rest);
         if (this.definedIn(start, loop.before)) {
           const key = `${buffer} ${this.pointerKey(start)}`;
           let base = loop.before.pointer(key);
           if (base === undefined) {
-            base = this.name(loop.before, "p", { k: "at", buffer, index: this.emit(start, loop.before, undefined), type: `ptr:${buffer}` });
+            base = this.name(loop.before, "p", {
+              k: "at",
+              buffer,
+              index: this.emit(start, loop.before, undefined),
+              type: `ptr:${buffer}`,
+            });
             loop.before.pointers.set(key, base);
           }
           const step = stride === 1 ? at : binary("mul", at, int(stride), "i32");
-          return { k: "advance", ptr: base, elements: step, type: `ptr:${buffer}` };
+          const moved: ImpExpr = { k: "advance", ptr: base, elements: step, type: `ptr:${buffer}` };
+          // Targets put a constant distance into the instruction.
+          if (constant !== 0) return { k: "advance", ptr: moved, elements: int(constant), type: `ptr:${buffer}` };
+          return moved;
         }
       }
     }
@@ -424,6 +434,26 @@ export class Emitter {
   private combine(op: FoldOp, a: ImpExpr, b: ImpExpr): ImpExpr {
     return binary(op === "sum" ? "add" : op === "product" ? "mul" : op, a, b, impType(a));
   }
+}
+
+/** An i32 sum as what varies and a number. */
+function constantPart(e: Expr): { readonly rest: Expr; readonly constant: number } {
+  const zeroExpr: Expr = { k: "const", type: "i32", value: 0 };
+  if (e.k === "const" && e.type === "i32") return { rest: zeroExpr, constant: e.value };
+  if (e.k !== "binary" || e.type !== "i32") return { rest: e, constant: 0 };
+  const isZero = (x: Expr): boolean => x.k === "const" && x.value === 0;
+  if (e.op === "add" || e.op === "sub") {
+    const [a, b] = [constantPart(e.a), constantPart(e.b)];
+    const constant = e.op === "add" ? a.constant + b.constant : a.constant - b.constant;
+    if (isZero(b.rest)) return { rest: a.rest, constant };
+    if (isZero(a.rest) && e.op === "add") return { rest: b.rest, constant };
+    return { rest: { ...e, a: a.rest, b: b.rest }, constant };
+  }
+  if (e.op === "mul" && e.b.k === "const") {
+    const a = constantPart(e.a);
+    return { rest: isZero(a.rest) ? zeroExpr : { ...e, a: a.rest }, constant: a.constant * e.b.value };
+  }
+  return { rest: e, constant: 0 };
 }
 
 function zero(type: ImpType): ImpExpr {
