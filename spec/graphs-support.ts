@@ -14,6 +14,8 @@ import { compileGraph } from "../compiler/compile.ts";
 import { relaxedProbe } from "../compiler/targets/wasm/capabilities.ts";
 import { referenceOf } from "../ops/index.ts";
 import { Session } from "../runtime/session.ts";
+import type { Tensor } from "../runtime/tensor.ts";
+import type { Checkpoint } from "../runtime/weights/load.ts";
 import { fromRuntime, toRuntime } from "./conformance/tensors.ts";
 import { image, weight } from "./generator.ts";
 
@@ -54,6 +56,11 @@ export function generatedParams(graph: Graph): Readonly<Record<string, ConcreteT
   return Object.fromEntries(
     [...paramShapes(graph)].map(([name, shape]) => [name, { dtype: "f32", shape, data: Float64Array.from(weight(name, shape)) }]),
   );
+}
+
+/** The same as the runtime takes them: half the memory. */
+export function generatedWeights(graph: Graph): ReadonlyMap<string, Tensor> {
+  return new Map([...paramShapes(graph)].map(([name, shape]) => [name, { dtype: "f32", shape, data: weight(name, shape) }]));
 }
 
 /** The generator's image as a tensor. */
@@ -121,11 +128,7 @@ export async function openRunner(graph: Graph, params: Tensors, how: How): Promi
       [Symbol.asyncDispose]: () => Promise.resolve(),
     };
   }
-  const session = await Session.create(compileGraph(graph, { fuse: how !== "wasm, one kernel for each operation" }), {
-    threads: 2,
-    simd: how === "wasm, relaxed SIMD" ? "relaxed" : "plain",
-    weights: new Map(Object.entries(params).map(([name, value]) => [name, toRuntime(value)])),
-  });
+  const session = await openSession(graph, new Map(Object.entries(params).map(([name, value]) => [name, toRuntime(value)])), how);
   return {
     run: async (inputs) => {
       const given = Object.fromEntries(Object.entries(inputs).map(([name, value]) => [name, toRuntime(value)]));
@@ -134,6 +137,15 @@ export async function openRunner(graph: Graph, params: Tensors, how: How): Promi
     },
     [Symbol.asyncDispose]: () => session.close(),
   };
+}
+
+/** A session on two threads. */
+export function openSession(graph: Graph, weights: Checkpoint, how: How): Promise<Session> {
+  return Session.create(compileGraph(graph, { fuse: how !== "wasm, one kernel for each operation" }), {
+    threads: 2,
+    simd: how === "wasm, relaxed SIMD" ? "relaxed" : "plain",
+    weights,
+  });
 }
 
 /** Outputs of one run. */
@@ -166,6 +178,32 @@ export interface TinyFixture {
 
 export function tinyFixture(): TinyFixture {
   return JSON.parse(readFileSync(new URL("fixtures/llava-uhd-tiny.json", import.meta.url), "utf8")) as TinyFixture;
+}
+
+/** spec/fixtures/llava-uhd-full.json: every `stride`-th value of the sequence, and the sum of every row. */
+export interface FullFixture {
+  readonly model: Readonly<Record<string, number>>;
+  readonly stride: number;
+  readonly cases: readonly (Omit<TinyFixture["cases"][number], "visual"> & { readonly samples: string; readonly rows: string })[];
+}
+
+export function fullFixture(): FullFixture {
+  return JSON.parse(readFileSync(new URL("fixtures/llava-uhd-full.json", import.meta.url), "utf8")) as FullFixture;
+}
+
+/** Largest distance and cosine of two lists of one length. */
+export function agreement(found: ArrayLike<number>, expected: ArrayLike<number>): { readonly error: number; readonly cosine: number } {
+  if (found.length !== expected.length) throw new Error(`${found.length} numbers, not ${expected.length}`);
+  let [error, dot, a, b] = [0, 0, 0, 0];
+  for (let i = 0; i < found.length; i++) {
+    const [x, y] = [found[i] ?? NaN, expected[i] ?? NaN];
+    // Not Math.max: NaN must stay.
+    if (!(Math.abs(x - y) <= error)) error = Math.abs(x - y);
+    dot += x * y;
+    a += x * x;
+    b += y * y;
+  }
+  return { error, cosine: dot / Math.sqrt(a * b) };
 }
 
 /** The numbers of little-endian float32 bytes in base64. */

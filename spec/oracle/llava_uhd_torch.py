@@ -3,6 +3,9 @@ encoder, MultiheadAttention as PyTorch has it, positions by F.interpolate.
 
   python3 spec/oracle/llava_uhd_torch.py fixture
       writes spec/fixtures/llava-uhd-tiny.json: tiny models in float64, on weights and images of generator.py.
+  python3 spec/oracle/llava_uhd_torch.py full
+      writes spec/fixtures/llava-uhd-full.json: full width and depth in float64 (3 GB, minutes), every 131st value and
+      the sum of every row of the visual sequence.
   python3 spec/oracle/llava_uhd_torch.py live CONFIG.json DIRECTORY
       CONFIG: {"model": {…}, "policy": …, "sizes": [[W, H], …], "parameters": [[name, shape], …]}. Writes
       weights.safetensors and result-W-H.bin (float32) for each size to DIRECTORY.
@@ -190,6 +193,28 @@ def fixture():
     path.write_text(json.dumps({"torch": torch.__version__, "model": TINY, "cases": cases, "resized": resized, "positions": positions, "roi": rois}) + "\n")
 
 
+FULL = {"layers": 23, "vit_width": 1024, "vit_heads": 16, "vit_hidden": 4096, "vit_side": 24, "width": 4096, "head_width": 128}
+STRIDE = 131
+
+
+def full():
+    cases = []
+    shared = None
+    for policy, side, (w, h) in [("paper", 8, (350, 340)), ("v1", 12, (90, 110))]:
+        model = Model({**FULL, "side": side}, torch.float64)
+        # The encoder's weights are the same ones.
+        model.cache.update(shared or {})
+        with torch.inference_mode():
+            visual = model.visual(policy, w, h)
+        shared = {name: value for name, value in model.cache.items() if name.startswith("vision_model.")}
+        cases.append({
+            "policy": policy, "side": side, "size": [w, h], "shape": list(visual.shape),
+            "samples": encoded(visual.flatten()[::STRIDE]), "rows": encoded(visual.sum(1)),
+        })
+    path = pathlib.Path(__file__).parent.parent / "fixtures" / "llava-uhd-full.json"
+    path.write_text(json.dumps({"torch": torch.__version__, "model": FULL, "stride": STRIDE, "cases": cases}) + "\n")
+
+
 def live(config_path, directory):
     config = json.loads(pathlib.Path(config_path).read_text())
     out = pathlib.Path(directory)
@@ -203,5 +228,7 @@ def live(config_path, directory):
 if __name__ == "__main__":
     if sys.argv[1] == "fixture":
         fixture()
+    elif sys.argv[1] == "full":
+        full()
     else:
         live(sys.argv[2], sys.argv[3])
