@@ -19,6 +19,8 @@ export interface AttentionCase {
   readonly scale: number;
   /** q, k and v are slices of one [T, (heads + 2·keyHeads)·d] buffer; needs dv = d and as many keys as queries. */
   readonly packed?: boolean;
+  /** The segment of each query where they do not lie in order, which the op forbids and a kernel does not need. */
+  readonly segmentOf?: readonly number[];
   /** Counts of queries, keys and segments are sizes of a run. */
   readonly symbolic?: boolean;
 }
@@ -33,6 +35,8 @@ function pick<K extends Expr["k"]>(e: Expr, k: K): Extract<Expr, { k: K }> {
   if (e.k !== k) throw new Error(`the lowering of attention has ${e.k} where ${k} was expected`);
   return e as Extract<Expr, { k: K }>;
 }
+
+const segmentsOf = (c: AttentionCase): readonly number[] => c.segmentOf ?? c.segments.flatMap(([n], p) => new Array<number>(n).fill(p));
 
 export function attentionKernel(c: AttentionCase, name = "attend"): Kernel {
   const size = (symbol: string, n: number): Dim => (c.symbolic === true ? dimSymbol(symbol) : dim(n));
@@ -156,7 +160,7 @@ function offsets(c: AttentionCase, which: 0 | 1): number[] {
 /** The kernel's memory by its buffers' names. */
 export function memoryOf(c: AttentionCase, data: AttentionData): Record<string, Float32Array | Int32Array> {
   const memory: Record<string, Float32Array | Int32Array> = {
-    segment: Int32Array.from(c.segments.flatMap(([n], p) => new Array<number>(n).fill(p))),
+    segment: Int32Array.from(segmentsOf(c)),
     q_offsets: Int32Array.from(offsets(c, 0)),
     k_offsets: Int32Array.from(offsets(c, 1)),
     out: new Float32Array(total(c, 0) * c.heads * c.dv).fill(12345),
@@ -175,7 +179,6 @@ export function memoryOf(c: AttentionCase, data: AttentionData): Record<string, 
 /** What the op says. */
 export function expected(c: AttentionCase, data: AttentionData): RefTensor {
   const [tq, tk] = [total(c, 0), total(c, 1)];
-  const segment = c.segments.flatMap(([n], p) => new Array<number>(n).fill(p));
   const of = (shape: readonly number[], values: Float32Array): RefTensor => tensor("f32", shape, [...values]);
   const ints = (values: readonly number[]): RefTensor => tensor("i32", [values.length], [...values]);
   return attention.reference(
@@ -183,7 +186,7 @@ export function expected(c: AttentionCase, data: AttentionData): RefTensor {
       of([tq, c.heads, c.d], data.q),
       of([tk, c.keyHeads, c.d], data.k),
       of([tk, c.keyHeads, c.dv], data.v),
-      ints(segment),
+      ints(segmentsOf(c)),
       ints(offsets(c, 0)),
       ints(offsets(c, 1)),
     ],

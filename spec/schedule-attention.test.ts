@@ -151,6 +151,16 @@ describe.each(variants)("on the emulator, $name", ({ capabilities }) => {
   });
 });
 
+describe.each(variants)("queries out of order, $name", ({ capabilities }) => {
+  test("see the keys of their own segments", () => {
+    // Segments 0 and 1 begin at one key; runs end where the segment changes and begin again behind it.
+    const segmentOf = [1, 0, 1, 1, 0, 2, 2, 2, 2, 2, 1, 2, 2, 0, 0, 0, 0, 1, 1];
+    const c: AttentionCase = { ...base, segments: [[7, 0], [6, 9], [6, 300]], segmentOf }; // prettier-ignore
+    const data = randomData(c, 21, 2);
+    expect(wrong(c, data, emulated(c, data, capabilities))).toBeUndefined();
+  });
+});
+
 describe.each(runnable.flatMap((v) => [1, 2].map((threads) => ({ ...v, threads }))))(
   "as WebAssembly, $name, on $threads threads",
   ({ name, threads }) => {
