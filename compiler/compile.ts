@@ -7,6 +7,8 @@ import { locText } from "./ir/loc.ts";
 import type { Graph } from "./ir/graph/types.ts";
 import { printGraph } from "./ir/graph/print.ts";
 import type { ImpFunction } from "./ir/imp/types.ts";
+import { printImp } from "./ir/imp/print.ts";
+import { verifyImp } from "./ir/imp/verify.ts";
 import { printKernel } from "./ir/kernel/print.ts";
 import type { Kernel } from "./ir/kernel/types.ts";
 import { verifyKernel } from "./ir/kernel/verify.ts";
@@ -62,7 +64,9 @@ export function compileGraph(source: Graph, options: CompileOptions = {}): Compi
 
   const plain = kernels.map((k) => lowerKernel(k, plainWasm));
   const relaxed = kernels.map((k) => lowerKernel(k, relaxedWasm));
+  for (const fn of [...plain, ...relaxed]) sound("lower", fn.name, verifyImp(fn));
   plain.forEach((fn, i) => sameInterface(fn, relaxed[i]));
+  options.dump?.("lower", () => plain.map((fn) => printImp(fn)).join("\n\n"));
   const functions = new Map(plain.map((fn, i) => [fn.name, { fn, relaxed: relaxed[i] ?? fn }]));
   const dispatches = built.map((b): Dispatch => {
     const made = functions.get(nameOf.get(b) ?? "");
