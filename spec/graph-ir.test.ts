@@ -4,7 +4,7 @@
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { IrParseError } from "../compiler/ir/cursor.ts";
-import { dim, dimAdd, dimSymbol } from "../compiler/ir/dim.ts";
+import { dim, dimSymbol } from "../compiler/ir/dim.ts";
 import { dtypes } from "../compiler/ir/dtype.ts";
 import { GraphBuilder } from "../compiler/ir/graph/build.ts";
 import { evalGraph } from "../compiler/ir/graph/eval.ts";
@@ -12,51 +12,12 @@ import { parseGraph } from "../compiler/ir/graph/parse.ts";
 import { printGraph } from "../compiler/ir/graph/print.ts";
 import type { AttrValue, Graph, GraphNode } from "../compiler/ir/graph/types.ts";
 import { verifyGraph } from "../compiler/ir/graph/verify.ts";
-import type { Span } from "../compiler/ir/loc.ts";
-import type { HostExpr, HostPattern, HostProgram } from "../compiler/ir/plan/host.ts";
 import { referenceOf, typeRule } from "../ops/index.ts";
 import { tensor } from "../ops/reference/tensor.ts";
 import { generatedGraphs } from "./conformance/graphs.ts";
+import { anyDim, anyName, anyNumber, anySpan, symbol } from "./conformance/kernels.ts";
+import { anyHost, anyHostExpr } from "./conformance/shape-code.ts";
 import { property } from "./conformance/property.ts";
-
-const anyNumber = fc.oneof(fc.double(), fc.integer(), fc.constantFrom(NaN, Infinity, -Infinity, -0, 1e21, 5e-324));
-const anyName = fc.oneof(fc.string(), fc.constantFrom("model.layers.0.weight", 'quote " and \\', "new\nline", " : f32[2]", "ü"));
-const symbol = fc.constantFrom("T", "N", "offsets$1", "vit.P");
-const anyDim = fc.oneof(
-  fc.nat(9).map((n) => dim(n)),
-  fc.tuple(symbol, fc.integer({ min: -3, max: 5 })).map(([s, n]) => dimAdd(dimSymbol(s), dim(n))),
-);
-
-const { pattern, expr } = fc.letrec<{ pattern: HostPattern; expr: HostExpr }>((tie) => ({
-  pattern: fc.oneof({ depthSize: "small" }, fc.constantFrom("a", "_"), fc.array(tie("pattern"), { maxLength: 2 })),
-  expr: fc.oneof(
-    { depthSize: "small", withCrossShrink: true },
-    fc.record({ k: fc.constant("lit" as const), v: fc.oneof(anyNumber, fc.boolean(), fc.string()) }),
-    fc.record({ k: fc.constant("var" as const), name: fc.string() }),
-    fc.record({ k: fc.constant("unary" as const), op: fc.constantFrom("neg" as const, "not" as const), a: tie("expr") }),
-    fc.record({
-      k: fc.constant("binary" as const),
-      op: fc.constantFrom("idiv" as const, "concat" as const),
-      a: tie("expr"),
-      b: tie("expr"),
-    }),
-    fc.record({
-      k: fc.constant("record" as const),
-      fields: fc.array(fc.record({ name: fc.string(), value: tie("expr") }), { maxLength: 2 }),
-    }),
-    fc.record({
-      k: fc.constant("for" as const),
-      clauses: fc.array(fc.record({ k: fc.constant("in" as const), pattern: tie("pattern"), from: tie("expr") }), { maxLength: 2 }),
-      body: tie("expr"),
-    }),
-    fc.record({ k: fc.constant("call" as const), fn: fc.string(), args: fc.array(tie("expr"), { maxLength: 2 }), loc: fc.string() }),
-  ),
-}));
-
-const anyHost: fc.Arbitrary<HostProgram> = fc.record({
-  functions: fc.array(fc.record({ name: fc.string(), params: fc.array(pattern, { maxLength: 2 }), body: expr }), { maxLength: 2 }),
-  bindings: fc.array(fc.record({ name: fc.string(), value: expr, symbol: fc.boolean(), loc: fc.string() }), { maxLength: 2 }),
-});
 
 const anyAttr: fc.Arbitrary<AttrValue> = fc.oneof(
   anyNumber,
@@ -67,16 +28,6 @@ const anyAttr: fc.Arbitrary<AttrValue> = fc.oneof(
   fc.array(anyDim, { minLength: 1, maxLength: 3 }),
 );
 const anyType = fc.record({ dtype: fc.constantFrom(...dtypes), shape: fc.array(anyDim, { maxLength: 3 }) });
-const anySpan: fc.Arbitrary<Span> = fc.record({
-  file: anyName,
-  start: fc.nat(99),
-  end: fc.nat(99),
-  line: fc.nat(9),
-  column: fc.nat(9),
-  endLine: fc.nat(9),
-  endColumn: fc.nat(9),
-});
-
 /** Any data of the type Graph: it need not make sense, only survive as text. */
 const anyGraph: fc.Arbitrary<Graph> = fc.record({
   name: anyName,
@@ -96,7 +47,7 @@ const anyGraph: fc.Arbitrary<Graph> = fc.record({
         anyName,
         fc.array(anyNumber, { maxLength: 3 }),
         fc.dictionary(fc.stringMatching(/^[a-z][a-z_]{0,6}$/), anyAttr, { maxKeys: 3, noNullPrototype: true }),
-        expr,
+        anyHostExpr,
         fc.nat(6),
       )
       .map(([id, type, loc, name, data, attrs, value, kind]): GraphNode => {

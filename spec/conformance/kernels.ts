@@ -15,7 +15,7 @@ export const anyName = fc.oneof(
   fc.string(),
   fc.constantFrom('quote " and \\', "new\nline", " over ", "ü", "a.", "1"),
 );
-const symbol = fc.constantFrom("T", "N", "offsets$1", "vit.P");
+export const symbol = fc.constantFrom("T", "N", "offsets$1", "vit.P");
 export const anyDim = fc.oneof(
   fc.nat(9).map((n) => dim(n)),
   fc.tuple(symbol, fc.integer({ min: -3, max: 5 })).map(([s, n]) => dimAdd(dimSymbol(s), dim(n))),
