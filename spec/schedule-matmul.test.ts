@@ -146,7 +146,10 @@ const plainCase: Case = {
 
 describe("the matrix-multiply builder", () => {
   test("agrees with a float64 loop for any size, batch, layout and epilogue", async () => {
-    await fc.assert(fc.asyncProperty(cases, fc.integer(), (c, at) => check(c, at)), { numRuns: runs, seed });
+    await fc.assert(
+      fc.asyncProperty(cases, fc.integer(), (c, at) => check(c, at)),
+      { numRuns: runs, seed },
+    );
   }, 120_000);
 
   test.each(epilogues)("agrees over several blocks of rows, epilogue %s", async (epilogue) => {
