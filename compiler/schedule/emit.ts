@@ -117,15 +117,33 @@ export class Emitter {
       case "binary":
         return this.canVector(e.a, axis) && this.canVector(e.b, axis);
       case "select":
-        // Both sides of a mask are evaluated, so neither may load.
+        // Both sides of a mask are evaluated, so neither may load what is not loaded anyway.
         if (this.reads.of(e.cond).has(axis))
-          return this.canVector(e.cond, axis) && [e.a, e.b].every((x) => this.canVector(x, axis) && !this.loads(x));
+          return this.canVector(e.cond, axis) && [e.a, e.b].every((x) => this.canVector(x, axis) && this.isSafe(x, this.certain(e.cond)));
         return this.canVector(e.a, axis) && this.canVector(e.b, axis);
       case "fold":
         return !this.reads.of(e.from).has(axis) && !this.reads.of(e.to).has(axis) && this.canVector(e.body, axis);
       default:
         return e satisfies never;
     }
+  }
+
+  /** What is evaluated whenever `e` is. */
+  private certain(e: Expr): ReadonlySet<Expr> {
+    const known = this.certainKnown.get(e);
+    if (known !== undefined) return known;
+    const all = new Set<Expr>([e]);
+    const parts = e.k === "select" ? [e.cond] : e.k === "fold" ? [e.from, e.to] : children(e);
+    for (const part of parts) for (const x of this.certain(part)) all.add(x);
+    this.certainKnown.set(e, all);
+    return all;
+  }
+  private readonly certainKnown = new Map<Expr, ReadonlySet<Expr>>();
+
+  /** Evaluating `e` loads nothing beyond what `certain` does. */
+  private isSafe(e: Expr, certain: ReadonlySet<Expr>): boolean {
+    if (!this.loads(e) || certain.has(e)) return true;
+    return e.k !== "load" && e.k !== "fold" && children(e).every((c) => this.isSafe(c, certain));
   }
 
   private readonly loadsKnown = new Map<Expr, boolean>();
