@@ -14,7 +14,7 @@ import type { Kernel } from "./ir/kernel/types.ts";
 import { verifyKernel } from "./ir/kernel/verify.ts";
 import type { Plan } from "./ir/plan/types.ts";
 import { group } from "./fuse/groups.ts";
-import { buildKernel, type BuiltKernel } from "./fuse/kernels.ts";
+import { KernelTemplates, type TemplatedKernel } from "./fuse/templates.ts";
 import { attentionPairs } from "./fuse/work.ts";
 import { makePlan, type Dispatch } from "./memory/plan.ts";
 import { PassError, runPasses } from "./passes/pipeline.ts";
@@ -57,7 +57,8 @@ export function compileGraph(source: Graph, options: CompileOptions = {}): Compi
   const graph = runPasses(source, { merge: fuse, dump: (pass, g) => options.dump?.(pass, () => printGraph(g)) });
   const grouping = group(graph, { fuse, gas: options.fusionGas });
   const packed = new Set(grouping.groups.flatMap((g) => (g.packs === undefined ? [] : [g.packs])));
-  const built = grouping.groups.map((g) => buildKernel(grouping.values, g, packed));
+  const templates = new KernelTemplates(grouping.values, packed);
+  const built = grouping.groups.map((g) => templates.build(g));
   const { kernels, nameOf } = unique(built);
   for (const k of kernels) sound("fuse", k.name, verifyKernel(k));
   options.dump?.("fuse", () => kernels.map((k) => printKernel(k)).join("\n\n"));
@@ -89,22 +90,31 @@ function sound(pass: string, what: string, problems: readonly string[]): void {
 }
 
 /** Kernels that differ in nothing but their sources are one; layers share their code. */
-function unique(built: readonly BuiltKernel[]): { readonly kernels: readonly Kernel[]; readonly nameOf: ReadonlyMap<BuiltKernel, string> } {
+function unique(built: readonly TemplatedKernel[]): {
+  readonly kernels: readonly Kernel[];
+  readonly nameOf: ReadonlyMap<TemplatedKernel, string>;
+} {
+  const byTemplate = new Map<object, string>();
   const byText = new Map<string, Kernel>();
-  const nameOf = new Map<BuiltKernel, string>();
+  const nameOf = new Map<TemplatedKernel, string>();
   for (const b of built) {
-    const text = printKernel(b.kernel, { names: false, sources: false });
-    let kernel = byText.get(text);
-    if (kernel === undefined) {
-      kernel = { ...b.kernel, name: `${kindOf(b)}_${byText.size}` };
-      byText.set(text, kernel);
+    let name = byTemplate.get(b.template);
+    if (name === undefined) {
+      const text = printKernel(b.kernel, { names: false, sources: false });
+      let kernel = byText.get(text);
+      if (kernel === undefined) {
+        kernel = { ...b.kernel, name: `${kindOf(b)}_${byText.size}` };
+        byText.set(text, kernel);
+      }
+      name = kernel.name;
+      byTemplate.set(b.template, name);
     }
-    nameOf.set(b, kernel.name);
+    nameOf.set(b, name);
   }
   return { kernels: [...byText.values()], nameOf };
 }
 
-function kindOf({ group: g, kernel }: BuiltKernel): string {
+function kindOf({ group: g, kernel }: TemplatedKernel): string {
   if (g.packs !== undefined) return "pack";
   if (g.contraction !== undefined) return "matmul";
   if (g.attention) return "attention";

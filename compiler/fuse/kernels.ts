@@ -317,7 +317,7 @@ function renamePattern(p: Pattern, rename: (e: Expr) => Expr): Pattern {
 }
 
 /** Every place whose work the kernel does, in the order of the graph, each once. */
-function sourcesOf(values: Values, g: Group): readonly Loc[] {
+export function sourcesOf(values: Values, g: Group): readonly Loc[] {
   const ids = g.packs === undefined ? [...g.inlined, g.root] : [...g.inlined, g.packs];
   const seen = new Map<string, Loc>();
   for (const id of ids.sort((a, b) => a - b)) {
