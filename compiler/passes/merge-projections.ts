@@ -6,7 +6,7 @@
 import { dim, dimAdd, dimConstant, type Dim } from "../ir/dim.ts";
 import { nodesById, type GraphBuilder } from "../ir/graph/build.ts";
 import type { AttrValue, Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
-import { keepOp, rewrite, usersOf, type Pass } from "./rewrite.ts";
+import { keepOp, rewrite, usersOf, type Example, type Pass } from "./rewrite.ts";
 
 interface Member {
   readonly matmul: OpNode;
@@ -128,3 +128,108 @@ function rewriteGroups(graph: Graph, groupOf: ReadonlyMap<ValueId, readonly Memb
     (node) => !dropped.has(node.id),
   );
 }
+
+export const mergeProjectionsExamples: readonly Example[] = [
+  {
+    says: "biased projections of one operand become one, whichever side the bias stands on",
+    before: `graph "projections" {
+  symbol T: 0..8
+  %0 = input "x" : f32[T, 3]
+  %1 = param "wq" : f32[2, 3]
+  %2 = param "bq" : f32[2]
+  %3 = matmul(%0, %1) {transpose_a: false, transpose_b: true} : f32[T, 2]
+  %4 = broadcast(%2) {shape: dims[T, 2]} : f32[T, 2]
+  %5 = add(%3, %4) : f32[T, 2]
+  %6 = param "wk" : f32[4, 3]
+  %7 = param "bk" : f32[4]
+  %8 = matmul(%0, %6) {transpose_a: false, transpose_b: true} : f32[T, 4]
+  %9 = broadcast(%7) {shape: dims[T, 4]} : f32[T, 4]
+  %10 = add(%9, %8) : f32[T, 4]
+  output "q" = %5
+  output "k" = %10
+}`,
+    after: `graph "projections" {
+  symbol T: 0..8
+  %0 = param "wq" : f32[2, 3]
+  %1 = param "bq" : f32[2]
+  %2 = param "wk" : f32[4, 3]
+  %3 = param "bk" : f32[4]
+  %4 = input "x" : f32[T, 3]
+  %5 = broadcast(%1) {shape: dims[T, 2]} : f32[T, 2]
+  %6 = concat(%0, %2) {axis: 0} : f32[6, 3]
+  %7 = matmul(%4, %6) {transpose_a: false, transpose_b: true} : f32[T, 6]
+  %8 = concat(%1, %3) {axis: 0} : f32[6]
+  %9 = broadcast(%8) {shape: dims[T, 6]} : f32[T, 6]
+  %10 = add(%7, %9) : f32[T, 6]
+  %11 = slice(%10) {axis: 1, start: dim(0), stop: dim(2), step: 1} : f32[T, 2]
+  %12 = broadcast(%3) {shape: dims[T, 4]} : f32[T, 4]
+  %13 = slice(%10) {axis: 1, start: dim(2), stop: dim(6), step: 1} : f32[T, 4]
+  output "q" = %11
+  output "k" = %13
+}`,
+  },
+  {
+    says: "products without a bias too; a weight may be made of parameters",
+    before: `graph "products" {
+  symbol T: 0..8
+  %0 = input "x" : f32[T, 3]
+  %1 = param "a" : f32[2, 3]
+  %2 = param "b" : f32[3, 3]
+  %3 = matmul(%0, %1) {transpose_a: false, transpose_b: true} : f32[T, 2]
+  %4 = tanh(%2) : f32[3, 3]
+  %5 = matmul(%0, %4) {transpose_a: false, transpose_b: true} : f32[T, 3]
+  %6 = add(%5, %0) : f32[T, 3]
+  output "p" = %3
+  output "q" = %6
+}`,
+    after: `graph "products" {
+  symbol T: 0..8
+  %0 = param "a" : f32[2, 3]
+  %1 = param "b" : f32[3, 3]
+  %2 = tanh(%1) : f32[3, 3]
+  %3 = input "x" : f32[T, 3]
+  %4 = concat(%0, %2) {axis: 0} : f32[5, 3]
+  %5 = matmul(%3, %4) {transpose_a: false, transpose_b: true} : f32[T, 5]
+  %6 = slice(%5) {axis: 1, start: dim(0), stop: dim(2), step: 1} : f32[T, 2]
+  %7 = slice(%5) {axis: 1, start: dim(2), stop: dim(5), step: 1} : f32[T, 3]
+  %8 = add(%7, %3) : f32[T, 3]
+  output "p" = %6
+  output "q" = %8
+}`,
+  },
+  {
+    says: "a biased product, a plain one and one by a given matrix stay apart",
+    before: `graph "apart" {
+  symbol T: 0..8
+  %0 = input "x" : f32[T, 3]
+  %1 = param "a" : f32[2, 3]
+  %2 = param "b" : f32[2]
+  %3 = input "c" : f32[2, 3]
+  %4 = matmul(%0, %1) {transpose_a: false, transpose_b: true} : f32[T, 2]
+  %5 = broadcast(%2) {shape: dims[T, 2]} : f32[T, 2]
+  %6 = add(%4, %5) : f32[T, 2]
+  %7 = param "d" : f32[2, 3]
+  %8 = matmul(%0, %7) {transpose_a: false, transpose_b: true} : f32[T, 2]
+  %9 = matmul(%0, %3) {transpose_a: false, transpose_b: true} : f32[T, 2]
+  output "biased" = %6
+  output "plain" = %8
+  output "given" = %9
+}`,
+    after: `graph "apart" {
+  symbol T: 0..8
+  %0 = input "x" : f32[T, 3]
+  %1 = param "a" : f32[2, 3]
+  %2 = param "b" : f32[2]
+  %3 = input "c" : f32[2, 3]
+  %4 = matmul(%0, %1) {transpose_a: false, transpose_b: true} : f32[T, 2]
+  %5 = broadcast(%2) {shape: dims[T, 2]} : f32[T, 2]
+  %6 = add(%4, %5) : f32[T, 2]
+  %7 = param "d" : f32[2, 3]
+  %8 = matmul(%0, %7) {transpose_a: false, transpose_b: true} : f32[T, 2]
+  %9 = matmul(%0, %3) {transpose_a: false, transpose_b: true} : f32[T, 2]
+  output "biased" = %6
+  output "plain" = %8
+  output "given" = %9
+}`,
+  },
+];

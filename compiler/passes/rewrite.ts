@@ -11,6 +11,14 @@ export interface Pass {
   readonly run: (graph: Graph) => Graph;
 }
 
+/** A graph before a pass and after it, as canonical text: spec/passes.test.ts runs it, and both must mean the same. */
+export interface Example {
+  /** The rule, in a sentence. */
+  readonly says: string;
+  readonly before: string;
+  readonly after: string;
+}
+
 /** New value of an op node; `of` gives the new value of an old one that stands before it. */
 export type RewriteOp = (node: OpNode, of: (old: ValueId) => ValueId, builder: GraphBuilder) => ValueId;
 

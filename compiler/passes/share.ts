@@ -2,7 +2,7 @@
 // data, compared whole. The first of equal nodes keeps its location.
 
 import type { Attrs, AttrValue, Graph, GraphNode, ValueId } from "../ir/graph/types.ts";
-import { rewrite, type Pass } from "./rewrite.ts";
+import { rewrite, type Example, type Pass } from "./rewrite.ts";
 
 function attrText(value: AttrValue): string {
   if (typeof value === "object" && "text" in value) return `dim ${value.text}`;
@@ -83,3 +83,135 @@ function neededBy(graph: Graph): ReadonlySet<ValueId> {
   }
   return needed;
 }
+
+export const shareLeavesExamples: readonly Example[] = [
+  {
+    says: "equal constants become one, wherever they stand",
+    before: `graph "constants" {
+  %0 = constant [1, 2] : f32[2]
+  %1 = input "x" : f32[2]
+  %2 = add(%1, %0) : f32[2]
+  %3 = constant [1, 2] : f32[2]
+  %4 = mul(%2, %3) : f32[2]
+  output "y" = %4
+  output "z" = %3
+}`,
+    after: `graph "constants" {
+  %0 = constant [1, 2] : f32[2]
+  %1 = input "x" : f32[2]
+  %2 = add(%1, %0) : f32[2]
+  %3 = mul(%2, %0) : f32[2]
+  output "y" = %3
+  output "z" = %0
+}`,
+  },
+  {
+    says: "-0 is not 0, an integer is not a float, and NaN is NaN",
+    before: `graph "different" {
+  %0 = constant [0] : f32[2]
+  %1 = constant [-0] : f32[2]
+  %2 = constant [NaN] : f32[2]
+  %3 = constant [NaN] : f32[2]
+  %4 = constant [0] : i32[2]
+  output "zero" = %0
+  output "minus" = %1
+  output "nan" = %2
+  output "too" = %3
+  output "int" = %4
+}`,
+    after: `graph "different" {
+  %0 = constant [0] : f32[2]
+  %1 = constant [-0] : f32[2]
+  %2 = constant [NaN] : f32[2]
+  %3 = constant [0] : i32[2]
+  output "zero" = %0
+  output "minus" = %1
+  output "nan" = %2
+  output "too" = %2
+  output "int" = %3
+}`,
+  },
+];
+
+export const shareExamples: readonly Example[] = [
+  {
+    says: "equal ops over equal operands become one, and then what is made of them; the order of operands counts",
+    before: `graph "equal" {
+  symbol T: 0..8
+  %0 = input "x" : f32[T]
+  %1 = input "y" : f32[T]
+  %2 = sub(%0, %1) : f32[T]
+  %3 = exp(%2) : f32[T]
+  %4 = sub(%0, %1) : f32[T]
+  %5 = exp(%4) : f32[T]
+  %6 = sub(%1, %0) : f32[T]
+  %7 = div(%3, %5) : f32[T]
+  output "a" = %7
+  output "b" = %6
+}`,
+    after: `graph "equal" {
+  symbol T: 0..8
+  %0 = input "x" : f32[T]
+  %1 = input "y" : f32[T]
+  %2 = sub(%0, %1) : f32[T]
+  %3 = exp(%2) : f32[T]
+  %4 = sub(%1, %0) : f32[T]
+  %5 = div(%3, %3) : f32[T]
+  output "a" = %5
+  output "b" = %4
+}`,
+  },
+  {
+    says: "attributes are compared by value, whatever their order, and -0 is not 0",
+    before: `graph "zeros" {
+  %0 = input "x" : f32[3]
+  %1 = pad(%0) {axis: 0, before: dim(1), after: dim(0), value: 0} : f32[4]
+  %2 = pad(%0) {axis: 0, before: dim(1), after: dim(0), value: -0} : f32[4]
+  %3 = pad(%0) {value: 0, axis: 0, after: dim(0), before: dim(1)} : f32[4]
+  output "a" = %1
+  output "b" = %2
+  output "c" = %3
+}`,
+    after: `graph "zeros" {
+  %0 = input "x" : f32[3]
+  %1 = pad(%0) {axis: 0, before: dim(1), after: dim(0), value: 0} : f32[4]
+  %2 = pad(%0) {axis: 0, before: dim(1), after: dim(0), value: -0} : f32[4]
+  output "a" = %1
+  output "b" = %2
+  output "c" = %1
+}`,
+  },
+];
+
+export const dropUnusedExamples: readonly Example[] = [
+  {
+    says: "unread ops and parameters go; inputs and states are the interface and stay",
+    before: `graph "unused" {
+  symbol T: 0..8
+  %0 = input "x" : f32[T]
+  %1 = input "unread" : f32[T]
+  %2 = state "cache" : f32[2]
+  %3 = state "other" : f32[2]
+  %4 = param "w" : f32[2]
+  %5 = param "unused" : f32[2]
+  %6 = exp(%0) : f32[T]
+  %7 = neg(%6) : f32[T]
+  %8 = add(%2, %4) : f32[2]
+  %9 = sub(%2, %5) : f32[2]
+  output "y" = %6
+  update "cache" = %8
+}`,
+    after: `graph "unused" {
+  symbol T: 0..8
+  %0 = input "x" : f32[T]
+  %1 = input "unread" : f32[T]
+  %2 = state "cache" : f32[2]
+  %3 = state "other" : f32[2]
+  %4 = param "w" : f32[2]
+  %5 = exp(%0) : f32[T]
+  %6 = add(%2, %4) : f32[2]
+  output "y" = %5
+  update "cache" = %6
+}`,
+  },
+];
