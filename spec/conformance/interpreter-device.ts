@@ -4,7 +4,10 @@
 import type { Binding, Command, Device, DeviceBuffer, KernelModule, SubmitOptions } from "../../runtime/device.ts";
 import { DeviceError, ResourceError } from "../../runtime/errors.ts";
 
-/** Executes units 0 … units-1 of a kernel over its buffers' bytes (with their slack), in the kernel's own buffer order. */
+/**
+ * Executes units 0 … units-1 of a kernel over its buffers' bytes, in the kernel's own buffer order. The readable bytes
+ * behind a buffer are not among them: an interpreter knows what is out of range.
+ */
 export type ExecuteKernel = (kernel: string, buffers: readonly Uint8Array[], dims: readonly number[], units: number) => void;
 
 const slack = 64;
@@ -56,7 +59,7 @@ export class InterpreterDevice implements Device {
   }
 
   async read(buffer: DeviceBuffer, offset: number, bytes: number): Promise<Uint8Array> {
-    return this.#range({ buffer, offset, bytes }).slice(0, bytes);
+    return this.#range({ buffer, offset, bytes }).slice();
   }
 
   view(): undefined {
@@ -73,7 +76,7 @@ export class InterpreterDevice implements Device {
     for (const [i, command] of commands.entries()) {
       signal?.throwIfAborted();
       const begin = performance.now();
-      if (command.k === "copy") this.#range(command.to).set(this.#range(command.from).slice(0, command.from.bytes));
+      if (command.k === "copy") this.#range(command.to).set(this.#range(command.from).slice());
       else
         this.#execute(
           command.kernel,
@@ -108,11 +111,10 @@ export class InterpreterDevice implements Device {
     return buffer;
   }
 
-  /** The binding's bytes and the readable ones after them. */
   #range({ buffer, offset, bytes }: Binding): Uint8Array {
     const { memory } = this.#own(buffer);
     if (offset < 0 || offset + bytes > memory.byteLength - slack)
       throw new DeviceError(`bytes ${offset} … ${offset + bytes} are outside a buffer of ${buffer.bytes}`);
-    return memory.subarray(offset, offset + bytes + slack);
+    return memory.subarray(offset, offset + bytes);
   }
 }

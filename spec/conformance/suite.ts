@@ -157,7 +157,8 @@ export async function conformance(fuse: boolean): Promise<void> {
     }
   });
 
-  afterAll(() => {
+  afterAll(async () => {
+    for (const { row } of ready) await row.end();
     const lines = rows.map(
       ({ row, tally }) => `  ${row.name}: ${tally.notRun === undefined ? `${tally.compared} cases compared` : `not run: ${tally.notRun}`}`,
     );

@@ -3,7 +3,7 @@
 // error. The schedule and the pattern are not looked at. What depends only on names that have not moved is not
 // computed again: equal expressions are one object with a memory, so the work is linear in what is different.
 
-import { dimEval, type Dim, type DimEnv } from "../dim.ts";
+import { dimEval, dimSymbols, type Dim, type DimEnv } from "../dim.ts";
 import type { DType } from "../dtype.ts";
 import { binaryFunction, fromBfloat, fromHalf, saturate, toBfloat, toHalf, unaryFunction } from "../imp/scalar.ts";
 import { foldIdentity, operandsOf, typeOfExpr } from "./build.ts";
@@ -28,7 +28,8 @@ const evaluators = new WeakMap<Kernel, Evaluator>();
 
 /**
  * Executes every stage at every point. `buffers` are by the kernel's names and hold at least as many elements as
- * their shapes say; only those are in range. Throws KernelEvalError.
+ * their shapes say; only those are in range. `dims` has the sizes that the body needs; where a buffer's shape has
+ * others, all elements given are in range. Throws KernelEvalError.
  */
 export function evalKernel(kernel: Kernel, buffers: Readonly<Record<string, KernelMemory>>, dims: DimEnv): void {
   const evaluator = evaluators.get(kernel) ?? new Evaluator(kernel);
@@ -93,17 +94,26 @@ class Evaluator {
 
   run(buffers: Readonly<Record<string, KernelMemory>>, dims: DimEnv): void {
     const { machine, kernel } = this;
+    const isKnown = (d: Dim): boolean => dimSymbols(d).every((name) => Object.hasOwn(dims, name));
+    // Without points nothing else is asked for: functions made of such kernels may not take their sizes.
+    if (kernel.axes.some((a) => isKnown(a.extent) && dimEval(a.extent, dims) <= 0)) return;
     for (const size of this.sizes.values()) size.value = dimEval(size.dim, dims);
-    for (const [i, buffer] of kernel.buffers.entries()) machine.memory[i] = this.bind(buffer, buffers, dims);
+    for (const [i, buffer] of kernel.buffers.entries()) machine.memory[i] = this.bind(buffer, buffers, dims, isKnown);
     machine.computed.fill(-1);
     this.whole();
   }
 
-  /** The buffer's elements and nothing behind them. */
-  private bind(buffer: KernelBuffer, buffers: Readonly<Record<string, KernelMemory>>, dims: DimEnv): KernelMemory {
+  /** The buffer's elements and nothing behind them, as far as the sizes given tell where it ends. */
+  private bind(
+    buffer: KernelBuffer,
+    buffers: Readonly<Record<string, KernelMemory>>,
+    dims: DimEnv,
+    isKnown: (d: Dim) => boolean,
+  ): KernelMemory {
     const memory = Object.hasOwn(buffers, buffer.name) ? buffers[buffer.name] : undefined;
-    const elements = buffer.shape.reduce((n, d) => n * dimEval(d, dims), 1);
     if (memory === undefined) throw new KernelEvalError(`${this.kernel.name}: no memory was given for ${buffer.name}`);
+    if (!buffer.shape.every(isKnown)) return memory;
+    const elements = buffer.shape.reduce((n, d) => n * dimEval(d, dims), 1);
     if (memory.length < elements)
       throw new KernelEvalError(`${this.kernel.name}: ${buffer.name} has ${memory.length} elements instead of ${elements}`);
     return memory.subarray(0, elements);

@@ -150,7 +150,8 @@ function remainder(): Uint8Array {
     lt(y, num(0))(c);
     c.op(op.i32_ne);
   });
-  return b.result(choose(infinite, choose(across, y, x), high));
+  // A remainder of zero has the sign of the dividend.
+  return b.result(choose(infinite, choose(across, y, x), choose(eq(high, num(0)), mul(x, num(0)), high)));
 }
 
 /** x^y = e^{y·ln|x|} in float64, with IEEE's special cases. */
@@ -221,16 +222,17 @@ function power(): Uint8Array {
   const zeroBase = choose(lt(y, num(0)), choose(flip, num(-Infinity), num(Infinity)), choose(flip, num(-0), num(0)));
   const infiniteBase = choose(lt(y, num(0)), choose(flip, num(-0), num(0)), choose(flip, num(-Infinity), num(Infinity)));
   const based = b.keep(choose(eq(a, num(0)), zeroBase, choose(eq(a, num(Infinity)), infiniteBase, defined)));
-  // y = ±inf: by |x| against 1; |x| = 1 gives NaN in JavaScript and 1 in C: the op table follows JavaScript.
+  // y = ±inf: by |x| against 1, and 1 where |x| is 1.
   const grows = (c: Code): void => {
     lt(num(1), a)(c);
     lt(y, num(0))(c);
     c.op(op.i32_ne);
   };
-  const infinitePower = choose(eq(a, num(1)), num(NaN), choose(grows, num(Infinity), num(0)));
+  const infinitePower = choose(eq(a, num(1)), num(1), choose(grows, num(Infinity), num(0)));
   const powered = b.keep(choose(eq(abs(y), num(Infinity)), infinitePower, based));
   const anyNaN = or(ne(x, x), ne(y, y));
-  return b.result(choose(eq(y, num(0)), num(1), choose(anyNaN, num(NaN), powered)));
+  // Anything to the power 0, NaN too, and 1 to any power, NaN too, is 1.
+  return b.result(choose(or(eq(y, num(0)), eq(x, num(1))), num(1), choose(anyNaN, num(NaN), powered)));
 }
 
 export function libraryFunction(name: LibraryName): WasmFunction {
