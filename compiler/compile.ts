@@ -12,7 +12,9 @@ import { verifyImp } from "./ir/imp/verify.ts";
 import { printKernel } from "./ir/kernel/print.ts";
 import type { Kernel } from "./ir/kernel/types.ts";
 import { verifyKernel } from "./ir/kernel/verify.ts";
+import { printPlan } from "./ir/plan/print.ts";
 import type { Plan } from "./ir/plan/types.ts";
+import { verifyPlan } from "./ir/plan/verify.ts";
 import { group } from "./fuse/groups.ts";
 import { KernelTemplates, type TemplatedKernel } from "./fuse/templates.ts";
 import { attentionPairs } from "./fuse/work.ts";
@@ -75,6 +77,8 @@ export function compileGraph(source: Graph, options: CompileOptions = {}): Compi
     return { built: b, ...made };
   });
   const plan = makePlan(graph, grouping, attentionPairs(graph), dispatches);
+  sound("plan", plan.name, verifyPlan(plan, new Map(kernels.map((k) => [k.name, k.buffers.map((b) => b.access)]))));
+  options.dump?.("plan", () => printPlan(plan));
   return {
     plan,
     modules: { plain: renderWasm(plain, { relaxed: false, shared: true }), relaxed: renderWasm(relaxed, { relaxed: true, shared: true }) },
