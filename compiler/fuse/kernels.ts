@@ -5,7 +5,7 @@ import { dim, dimAdd, dimConstant, dimDiv, type Dim } from "../ir/dim.ts";
 import type { DType } from "../ir/dtype.ts";
 import type { ValueId } from "../ir/graph/types.ts";
 import type { Loc } from "../ir/loc.ts";
-import { add, binary, i32, load, mul, select, typeOfExpr, variable } from "../ir/kernel/build.ts";
+import { add, binary, i32, load, mul, operandsOf, select, typeOfExpr, unary, variable } from "../ir/kernel/build.ts";
 import { Interner, Reads } from "../ir/kernel/intern.ts";
 import { scalarTypeOf, type Axis, type Expr, type Kernel, type KernelBuffer, type Pattern, type Stage } from "../ir/kernel/types.ts";
 import { linearIndex } from "../../ops/expr.ts";
@@ -163,7 +163,11 @@ function loopKernel(values: Values, g: Group): BuiltKernel {
   return finish(values, g, body, expander.times);
 }
 
-/** Takes the reductions that depend on the row alone out of `value`, innermost first. */
+/**
+ * Takes the reductions that depend on the row alone out of `value`, innermost first. Where only a side of a select
+ * needs one (a row of a concatenation is of one operand), it is taken out under the select's condition, since for other
+ * rows what it loads may be out of range; where the condition is not of the row alone, it stays where it is.
+ */
 function rowReductions(
   value: Expr,
   rows: ReadonlySet<string>,
@@ -171,20 +175,49 @@ function rowReductions(
 ): { readonly lets: readonly Stage[]; readonly value: Expr } {
   const lets: Stage[] = [];
   const reads = new Reads();
-  const done = new Map<Expr, Expr>();
-  const visit = (e: Expr): Expr => {
-    const before = done.get(e);
+  const within = (e: Expr, names: (name: string) => boolean): boolean => [...reads.of(e)].every(names);
+  const ofRow = (e: Expr): boolean => within(e, (n) => rows.has(n));
+  const certain = evaluated(value);
+  /** By the condition under which they are needed; undefined where they always are. */
+  const done = new Map<Expr | undefined, Map<Expr, Expr>>();
+  const visit = (e: Expr, given: Expr | undefined): Expr => {
+    const guard = certain.has(e) ? undefined : given;
+    const known = done.get(guard) ?? new Map<Expr, Expr>();
+    done.set(guard, known);
+    const before = known.get(e);
     if (before !== undefined) return before;
-    let made = interner.intern(mapChildren(e, visit));
-    if (e.k === "fold" && e !== value && [...reads.of(e)].every((n) => rows.has(n))) {
+    let made = interner.intern(e.k === "select" ? sides(e, guard) : mapChildren(e, (x) => visit(x, guard)));
+    if (e.k === "fold" && e !== value && ofRow(e)) {
       const name = `r${lets.length}`;
-      lets.push({ k: "let", name, type: typeOfExpr(made), value: made });
-      made = interner.intern(variable(name, typeOfExpr(made)));
+      const type = typeOfExpr(made);
+      const zero: Expr = { k: "const", type, value: 0 };
+      lets.push({ k: "let", name, type, value: guard === undefined ? made : select(guard, made, zero) });
+      made = interner.intern(variable(name, type));
     }
-    done.set(e, made);
+    known.set(e, made);
     return made;
   };
-  return { value: visit(value), lets };
+  const sides = (e: Extract<Expr, { k: "select" }>, guard: Expr | undefined): Expr => {
+    const cond = visit(e.cond, guard);
+    // Of the elements alone: every row has elements on either side, or nobody asks.
+    if (within(e.cond, (n) => !rows.has(n))) return { ...e, cond, a: visit(e.a, guard), b: visit(e.b, guard) };
+    if (!ofRow(e.cond)) return { ...e, cond };
+    const both = (c: Expr): Expr => interner.intern(guard === undefined ? c : binary("and", guard, c));
+    return { ...e, cond, a: visit(e.a, both(cond)), b: visit(e.b, both(interner.intern(unary("not", cond)))) };
+  };
+  return { value: visit(value, undefined), lets };
+}
+
+/** The parts of `e` that are evaluated wherever it is: those that are not in a side of a select alone. */
+function evaluated(e: Expr): ReadonlySet<Expr> {
+  const seen = new Set<Expr>();
+  const visit = (x: Expr): void => {
+    if (seen.has(x)) return;
+    seen.add(x);
+    for (const part of x.k === "select" ? [x.cond] : operandsOf(x)) visit(part);
+  };
+  visit(e);
+  return seen;
 }
 
 function mapChildren(e: Expr, f: (e: Expr) => Expr): Expr {
