@@ -219,6 +219,7 @@ export interface Build {
   /** The symbols that stand for module arguments in an abstract check. */
   readonly loose: Set<string>;
   nodes: number;
+  instances: number;
 }
 
 /** An argument of a forward. */
@@ -238,6 +239,8 @@ export interface Cx {
   readonly functions: Map<string, HostFunction>;
   readonly infos: Map<string, FunctionInfo>;
   build: Build | undefined;
+  /** Declarations that are being checked because another refers to them. */
+  depth: number;
   /** Any expression. */
   expr(e: Expr, scope: Scope): Value;
   /** The value of a block; statements take effect. */
@@ -257,6 +260,20 @@ export class TooLarge extends Error {
   constructor(span: Span, message: string) {
     super(message);
     this.span = span;
+  }
+}
+
+/** Declarations may refer to others, these to others again, this deep: far above any program, far below the stack. */
+const maximumReferences = 300;
+
+/** Runs the check of a declaration that another refers to. */
+export function referring<R>(cx: Cx, span: Span, run: () => R): R {
+  if (cx.depth >= maximumReferences) throw new TooLarge(span, `declarations refer to each other more than ${maximumReferences} deep`);
+  cx.depth++;
+  try {
+    return run();
+  } finally {
+    cx.depth--;
   }
 }
 

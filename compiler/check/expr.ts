@@ -82,8 +82,10 @@ export function lookup(cx: Cx, name: string, span: Span, scope: Scope): Value {
 export function expression(cx: Cx, e: Expr, scope: Scope): Value {
   switch (e.kind) {
     case "int":
+      if (!Number.isSafeInteger(e.value)) return tooLarge(cx, e.span, `${Number.MAX_SAFE_INTEGER}`);
       return knownValue(int, e.value);
     case "float":
+      if (!Number.isFinite(e.value)) return tooLarge(cx, e.span, `${Number.MAX_VALUE}`);
       return knownValue(float, e.value);
     case "string":
       return knownValue(string, e.value);
@@ -154,6 +156,11 @@ export function expression(cx: Cx, e: Expr, scope: Scope): Value {
     default:
       return e satisfies never;
   }
+}
+
+function tooLarge(cx: Cx, span: Span, most: string): Value {
+  cx.report.error("UHD0005", span, "this number is too large to be exact", { expected: `at most ${most}` });
+  return errorValue;
 }
 
 /** A tuple or list whose parts are all known is known. */

@@ -31,6 +31,7 @@ function newBuild(name: string, abstract: boolean): Build {
     abstract,
     loose: new Set(),
     nodes: 0,
+    instances: 0,
   };
 }
 

@@ -72,20 +72,16 @@ export function loadProgram(path: string, options: LoadOptions): Program {
     if (root === undefined || report.errors > 0) return;
     unknownOverrides(cx, root, loaded.units);
     for (const unit of loaded.units.values()) {
-      for (const { entity, span } of unit.names.values())
-        if (entity.unit === unit) guarded(report, path, () => declaration(cx, entity, span));
+      for (const { entity, span } of unit.names.values()) if (entity.unit === unit) declaration(cx, entity, span);
     }
     for (const item of root.ast.items) if (item.kind === "train") train = [...train, ...item.settings];
     for (const [name, { entity }] of root.names) {
       if (entity.k !== "graph" || entity.unit !== root) continue;
-      guarded(report, path, () => {
-        const graph = elaborateGraph(cx, entity);
-        if (graph !== undefined) graphs.set(name, graph);
-      });
+      const graph = elaborateGraph(cx, entity);
+      if (graph !== undefined) graphs.set(name, graph);
     }
     for (const unit of loaded.units.values()) {
-      for (const { entity } of unit.names.values())
-        if (entity.k === "module" && entity.unit === unit) guarded(report, path, () => checkDefinition(cx, entity));
+      for (const { entity } of unit.names.values()) if (entity.k === "module" && entity.unit === unit) checkDefinition(cx, entity);
     }
     collect(cx, root, loaded, functions, configs);
   });
@@ -99,6 +95,7 @@ function context(report: Reporter, overrides: ReadonlyMap<string, string>): Cx {
     overrides,
     functions: new Map(),
     infos: new Map(),
+    depth: 0,
     build: undefined,
     expr: (e, scope) => expression(cx, e, scope),
     block: (b, scope) => block(cx, b, scope),
@@ -112,7 +109,7 @@ function context(report: Reporter, overrides: ReadonlyMap<string, string>): Cx {
   return cx;
 }
 
-/** What is too large is the program's doing; anything else that is thrown is a defect of ours, said as such. */
+/** Ends the check at what is too large or fails; what was found until then stays. What is too large is the program's doing; anything else that is thrown is a defect of ours, said as such. */
 function guarded(report: Reporter, path: string, run: () => void): void {
   try {
     run();

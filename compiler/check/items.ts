@@ -7,7 +7,18 @@ import type { Span } from "../ir/loc.ts";
 import type { HostValue } from "../ir/plan/host.ts";
 import type { Expr, TypeExpr } from "../syntax/ast.ts";
 import { constantOf, knownValue } from "./constants.ts";
-import { errorValue, Namer, Scope, type Cx, type Entity, type FunctionInfo, type HostVal, type Unit, type Value } from "./context.ts";
+import {
+  errorValue,
+  Namer,
+  referring,
+  Scope,
+  type Cx,
+  type Entity,
+  type FunctionInfo,
+  type HostVal,
+  type Unit,
+  type Value,
+} from "./context.ts";
 import { blame } from "./blame.ts";
 import { suggestion } from "./report.ts";
 import { bool, errorType, fits, float, hostTypeText, int, listOf, string, tupleOf, type FieldType, type HostType } from "./types.ts";
@@ -59,12 +70,14 @@ export function hostTypeOf(cx: Cx, t: TypeExpr, unit: Unit): HostType {
 
 function aliasType(cx: Cx, entity: Extract<Entity, { k: "type" }>, span: Span): HostType {
   if (entity.state === "open") {
-    cx.report.error("UHD0103", span, `the type ${entity.item.name.name} contains itself`);
+    cx.report.error("UHD0103", span, `the type ${entity.item.name.name} contains itself`, {
+      notes: [{ span: entity.item.name.span, message: "it is declared here" }],
+    });
     return errorType;
   }
   if (entity.state === "new") {
     entity.state = "open";
-    entity.type = hostTypeOf(cx, entity.item.type, entity.unit);
+    entity.type = referring(cx, span, () => hostTypeOf(cx, entity.item.type, entity.unit));
     entity.state = "done";
   }
   return entity.type;
@@ -113,12 +126,14 @@ function parseOverride(text: string, type: HostType): HostValue | undefined {
 /** The value of a config or const: evaluated once. */
 export function constantValue(cx: Cx, entity: Extract<Entity, { k: "constant" }>, span: Span): Value {
   if (entity.state === "open") {
-    cx.report.error("UHD0207", span, `${entity.item.name.name} is defined by itself`);
+    cx.report.error("UHD0207", span, `${entity.item.name.name} is defined by itself`, {
+      notes: [{ span: entity.item.name.span, message: "it is declared here" }],
+    });
     return errorValue;
   }
   if (entity.state === "done") return entity.value;
   entity.state = "open";
-  entity.value = evaluateConstant(cx, entity);
+  entity.value = referring(cx, span, () => evaluateConstant(cx, entity));
   entity.state = "done";
   return entity.value;
 }
@@ -159,7 +174,11 @@ export function signatureOf(cx: Cx, info: FunctionInfo): { readonly params: read
     info.result = errorType;
     info.broken = true;
   }
-  if (info.state === "new") checkBody(cx, info, info.params);
+  const { params } = info;
+  if (info.state === "new")
+    referring(cx, item.name.span, () => {
+      checkBody(cx, info, params);
+    });
   return { params: info.params, result: info.result ?? errorType };
 }
 

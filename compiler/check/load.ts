@@ -112,7 +112,7 @@ function declare(cx: Cx, unit: Unit, item: Item, load: (file: string, from: Span
         if (found !== undefined) add(n.as.name, found.entity, n.as.span);
         else {
           unit.missing.add(n.as.name);
-          if (from === undefined) continue;
+          if (from === undefined || from.missing.has(n.name.name)) continue;
           const near = closest(n.name.name, from.names.keys());
           cx.report.error(
             "UHD0405",

@@ -29,6 +29,7 @@ import { hostTypeText } from "./types.ts";
 
 const maximumModules = 60;
 const maximumCount = 10_000;
+const maximumInstances = 50_000;
 
 /** `prefix` and `name` as a checkpoint name: a dot between, none where either is empty. */
 export function joinPath(prefix: string, name: string): string {
@@ -221,6 +222,7 @@ export function instantiate(cx: Cx, entity: ModuleEntity, args: ReadonlyMap<stri
     for (const m of entity.item.members) if (m.kind !== "forward" && m.kind !== "let") scope.define(m.name.name, errorValue, m.span);
     return instance;
   }
+  if (++build.instances > maximumInstances) throw new TooLarge(used, `the graph uses more than ${maximumInstances} modules`);
   if (build.modules.length > maximumModules) throw new TooLarge(used, `modules are nested more than ${maximumModules} deep`);
   const outer = build.modules;
   build.modules = [...outer, key];

@@ -29,6 +29,8 @@ import { elementOf } from "./host.ts";
 import { errorType, float, hostTypeText, int, type HostType } from "./types.ts";
 
 const maximumRepeats = 100_000;
+/** Values of one block of shape code: each is evaluated inside the one before. */
+const maximumLets = 400;
 
 /** The value of a block whose names go into `scope`. */
 export function block(cx: Cx, b: Block, scope: Scope): Value {
@@ -73,6 +75,7 @@ function hostBlock(cx: Cx, b: Block, scope: Scope): Value {
       ok = false;
       discarded(cx, s.value);
     }
+    if (lets.length >= maximumLets) throw new TooLarge(s.span, `more than ${maximumLets} values in a block of shape code`);
     const given = hostExpr(cx, s.value, inner);
     const declared = s.type === undefined ? undefined : hostTypeOf(cx, s.type, scope.unit);
     const value =
