@@ -7,7 +7,8 @@ export function closest(name: string, candidates: Iterable<string>): string | un
   for (const candidate of candidates) {
     if (candidate === name || Math.abs(candidate.length - name.length) >= bestDistance) continue;
     const d = candidate.toLowerCase() === name.toLowerCase() ? 0 : distance(name, candidate);
-    if (d < bestDistance) {
+    // A name with every letter replaced is another name.
+    if (d < bestDistance && d < Math.max(name.length, candidate.length)) {
       best = candidate;
       bestDistance = d;
     }
