@@ -1,6 +1,17 @@
 // Index arithmetic in one form: every i32 sum of products becomes Σ coefficient·term + constant with sizes as
 // coefficients, and division and remainder by a size are resolved where the ranges of the axes prove it. Only i32
-// is touched, where the identities are exact as long as indices do not overflow; floats stay as they are written.
+// is touched; floats stay as they are written.
+//
+// The identities, each beside its code below (t: a term, c: a size, s: a size that is at least 1):
+//   c·t + c'·t           -> (c + c')·t              exact: i32 wraps the same way in every order
+//   (a + b)·c            -> a·c + b·c
+//   (s·q + r) mod s      -> r                       where 0 ≤ r < s
+//   (s·q + r) / s        -> q                       where 0 ≤ r < s, and 0 ≤ q or r = 0, since division truncates
+//   select(true, a, b)   -> a
+//
+// What it takes for granted: i32 variables are axes, so they are not negative; axes of different ranges have different
+// names; and an index, a sum of axes by sizes that are not bounded, does not overflow. Sums that the bounds let
+// overflow, and sums of loaded values, are not divided.
 
 import { dim, dimAdd, dimBounds, dimConstant, dimExactDiv, dimMul, dimSub, type Dim, type DimSymbol } from "../dim.ts";
 import { Interner } from "./intern.ts";
@@ -47,7 +58,7 @@ export class Simplifier {
     return made;
   }
 
-  /** `linear` as positions in `shape`, row-major. */
+  /** `linear`, which must not be negative where it matters, as positions in `shape`, row-major. */
   split(linear: Expr, shape: readonly Dim[]): Expr[] {
     const index: Expr[] = [];
     let rest = this.affine(this.simplify(linear));
@@ -87,6 +98,7 @@ export class Simplifier {
       }
       case "select": {
         const cond = this.simplify(e.cond);
+        // select(true, a, b) -> a
         if (cond.k === "const") return this.simplify(cond.value === 0 ? e.b : e.a);
         return { ...e, cond, a: this.simplify(e.a), b: this.simplify(e.b) };
       }
@@ -106,26 +118,36 @@ export class Simplifier {
     const size = sizeOf(e);
     if (size !== undefined) return { terms: new Map(), constant: size };
     const made = e.k === "binary" && e.type === "i32" ? this.combined(e) : undefined;
-    return made !== undefined && fits(made) ? made : { terms: new Map([[this.interner.intern(e), one]]), constant: zero };
+    return made !== undefined && this.fits(made) ? made : { terms: new Map([[this.interner.intern(e), one]]), constant: zero };
   }
 
   private combined(e: Extract<Expr, { k: "binary" }>): Affine | undefined {
     const a = this.affine(e.a);
     const by = sizeOf(e.b);
     switch (e.op) {
+      // c·t + c'·t -> (c + c')·t
       case "add":
         return sum(a, this.affine(e.b));
-      case "sub":
-        return sum(a, scaled(this.affine(e.b), dim(-1)));
+      case "sub": {
+        const negative = scaled(this.affine(e.b), dim(-1));
+        return negative === undefined ? undefined : sum(a, negative);
+      }
+      // (a + b)·c -> a·c + b·c
       case "mul": {
         const b = this.affine(e.b);
         return b.terms.size === 0 ? scaled(a, b.constant) : a.terms.size === 0 ? scaled(b, a.constant) : undefined;
       }
       case "div":
-      case "mod":
+      case "mod": {
         // Values (not axes) may have wrapped around before they are divided.
-        if (by === undefined || dimConstant(by) === 0 || ![...a.terms.keys()].every((t) => t.k === "var")) return undefined;
-        return e.op === "div" ? this.divide(a, by).quotient : this.divide(a, by).remainder;
+        if (by === undefined || dimConstant(by) === 0 || ![...a.terms.keys()].every((t) => t.k === "var") || this.mayWrap(a))
+          return undefined;
+        const { quotient, remainder } = this.divide(a, by);
+        // (s·q + r) mod s -> r
+        if (e.op === "mod") return remainder;
+        // (s·q + r) / s -> q
+        return isZero(remainder) || this.isNatural(quotient) ? quotient : undefined;
+      }
       default:
         return undefined;
     }
@@ -150,6 +172,32 @@ export class Simplifier {
       constant: zero,
     });
     return { quotient: term("div"), remainder: term("mod") };
+  }
+
+  /** Sizes and numbers in it must be of 32 bits, as far as bounds tell: then arithmetic wraps as it did before. */
+  private fits(a: Affine): boolean {
+    return [a.constant, ...a.terms.values()].every((d) => {
+      const { lower, upper } = dimBounds(d, this.symbols);
+      return !leaves(lower) && !leaves(upper) && d.monomials.every((m) => Math.abs(m.coefficient) < 2 ** 31);
+    });
+  }
+
+  /** Is 0 ≤ a as far as the signs of its parts show? */
+  private isNatural(a: Affine): boolean {
+    return [a.constant, ...a.terms.values()].every((d) => dimBounds(d, this.symbols).lower >= 0);
+  }
+
+  /** Do the bounds of sizes and axes let the sum leave 32 bits? What has no bounds is taken for an index that fits. */
+  private mayWrap(a: Affine): boolean {
+    let { lower, upper } = dimBounds(a.constant, this.symbols);
+    for (const [term, coefficient] of a.terms) {
+      const extent = term.k === "var" ? this.extents.get(term.name) : undefined;
+      const last = extent === undefined ? Infinity : Math.max(0, dimBounds(extent, this.symbols).upper - 1);
+      const by = dimBounds(coefficient, this.symbols);
+      lower += Math.min(0, last === 0 ? 0 : by.lower * last);
+      upper += Math.max(0, last === 0 ? 0 : by.upper * last);
+    }
+    return leaves(lower) || leaves(upper);
   }
 
   /** Is 0 ≤ a < size for every point of the axes? */
@@ -194,9 +242,11 @@ function sizeOf(e: Expr): Dim | undefined {
   return e.k === "const" && e.type === "i32" ? dim(e.value) : undefined;
 }
 
-/** Coefficients that are numbers must be of 32 bits: then arithmetic wraps as it did before. */
-function fits(a: Affine): boolean {
-  return [a.constant, ...a.terms.values()].every((d) => d.monomials.every((m) => Math.abs(m.coefficient) < 2 ** 31));
+/** Is the bound beyond 32 bits? */
+const leaves = (x: number): boolean => Number.isFinite(x) && x !== (x | 0);
+
+function isZero(a: Affine): boolean {
+  return a.terms.size === 0 && dimConstant(a.constant) === 0;
 }
 
 function sum(a: Affine, b: Affine): Affine {
@@ -205,6 +255,10 @@ function sum(a: Affine, b: Affine): Affine {
   return { terms, constant: dimAdd(a.constant, b.constant) };
 }
 
-function scaled(a: Affine, by: Dim): Affine {
+/** Undefined where coefficients would leave the numbers that sizes are made of. */
+function scaled(a: Affine, by: Dim): Affine | undefined {
+  const largest = (d: Dim): number => d.monomials.reduce((n, m) => n + Math.abs(m.coefficient), 0);
+  const most = Math.max(largest(a.constant), ...[...a.terms.values()].map(largest));
+  if (most * largest(by) >= 2 ** 53) return undefined;
   return { terms: new Map([...a.terms].map(([term, coefficient]) => [term, dimMul(coefficient, by)])), constant: dimMul(a.constant, by) };
 }
