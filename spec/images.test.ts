@@ -58,7 +58,7 @@ function png(width: number, height: number, data: Uint8Array): Uint8Array {
 describe("decoding", () => {
   test("reads every example photo as u8[height, width, 3]", async () => {
     const sizes: Record<string, string> = {};
-    for (const name of readdirSync(photos).filter((n) => !n.endsWith(".md"))) {
+    for (const name of readdirSync(photos).filter((n) => !n.endsWith(".md") && n !== "contact-sheet.png")) {
       const photo = await decodeImage(path.join(photos, name));
       expect(photo.data.length).toBe(photo.width * photo.height * 3);
       expect(photo.shape).toEqual([photo.height, photo.width, 3]);

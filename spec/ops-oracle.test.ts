@@ -135,10 +135,11 @@ describe("scalar meanings", () => {
     const image = tensor("u8", [1, 3, 3], [0, 10, 255, 100, 20, 255, 200, 31, 255]);
     const [row, table, wide] = [[0], [0], [3]].map((v) => tensor("i32", [1], v));
     const start = tensor("i32", [3], [0, 1, 1]);
+    const taps = tensor("i32", [3], [2, 2, 2]);
     const weight = tensor("i32", [3, 2], [unit / 2, unit / 2, unit * 1.5, -unit / 2, unit / 4, (unit * 3) / 4]);
     const out = referenceOf(
       "resample_rows",
-      [image, row, table, wide, start, weight].filter((t) => t !== undefined),
+      [image, row, table, wide, start, taps, weight].filter((t) => t !== undefined),
       { width: dim(4), channels: 3 },
       { dtype: "u8", shape: [3, 1, 4] },
     );
