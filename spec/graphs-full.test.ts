@@ -3,12 +3,11 @@
 
 import { describe, expect, test } from "vitest";
 import { image } from "./generator.ts";
-import { agreement, compiledHows, decodeF32, fullFixture, generatedWeights, graphOf, openSession } from "./graphs-support.ts";
+import { agreement, fusedHows, decodeF32, fullFixture, generatedWeights, graphOf, openSession } from "./graphs-support.ts";
 
 const fixture = fullFixture();
-const fused = compiledHows.filter((how) => how !== "wasm, one kernel for each operation");
 
-describe.each(fused)("on %s", (how) => {
+describe.each(fusedHows)("on %s", (how) => {
   test.each(fixture.cases)(
     "the $policy model of 23 layers agrees with PyTorch on a photo of $size",
     async ({ policy, side, size: [w, h], shape, samples, rows }) => {

@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { describe, expect, test } from "vitest";
 import { image } from "./generator.ts";
-import { agreement, compiledHows, fullFixture, graphOf, openSession, paramShapes } from "./graphs-support.ts";
+import { agreement, fusedHows, fullFixture, graphOf, openSession, paramShapes } from "./graphs-support.ts";
 
 const run = promisify(execFile);
 const oracle = fileURLToPath(new URL("oracle/llava_uhd_torch.py", import.meta.url));
@@ -65,7 +65,7 @@ describe.each(["paper", "v1"] as const)("the %s model at full width", (policy) =
         JSON.stringify({ model: { ...model, side }, policy, sizes: photos[policy], parameters: [...paramShapes(graph)] }),
       );
       await run(python, [oracle, "live", config, folder]);
-      for (const how of compiledHows) {
+      for (const how of fusedHows) {
         const session = await openSession(graph, join(folder, "weights.safetensors"), how);
         try {
           for (const [w, h] of photos[policy]) {
