@@ -5,7 +5,7 @@ import { dim, dimAdd, dimConstant, dimDiv, type Dim } from "../ir/dim.ts";
 import type { DType } from "../ir/dtype.ts";
 import type { ValueId } from "../ir/graph/types.ts";
 import type { Loc } from "../ir/loc.ts";
-import { add, binary, i32, load, mul, operandsOf, select, typeOfExpr, unary, variable } from "../ir/kernel/build.ts";
+import { add, binary, i32, load, mapOperands, mul, operandsOf, select, typeOfExpr, unary, variable } from "../ir/kernel/build.ts";
 import { Interner, Reads } from "../ir/kernel/intern.ts";
 import { scalarTypeOf, type Axis, type Expr, type Kernel, type KernelBuffer, type Pattern, type Stage } from "../ir/kernel/types.ts";
 import { linearIndex } from "../../ops/expr.ts";
@@ -186,7 +186,7 @@ function rowReductions(
     done.set(guard, known);
     const before = known.get(e);
     if (before !== undefined) return before;
-    let made = interner.intern(e.k === "select" ? sides(e, guard) : mapChildren(e, (x) => visit(x, guard)));
+    let made = interner.intern(e.k === "select" ? sides(e, guard) : mapOperands(e, (x) => visit(x, guard)));
     if (e.k === "fold" && e !== value && ofRow(e)) {
       const name = `r${lets.length}`;
       const type = typeOfExpr(made);
@@ -218,28 +218,6 @@ function evaluated(e: Expr): ReadonlySet<Expr> {
   };
   visit(e);
   return seen;
-}
-
-function mapChildren(e: Expr, f: (e: Expr) => Expr): Expr {
-  switch (e.k) {
-    case "const":
-    case "var":
-    case "dim":
-      return e;
-    case "load":
-      return { ...e, index: f(e.index) };
-    case "unary":
-    case "cast":
-      return { ...e, a: f(e.a) };
-    case "binary":
-      return { ...e, a: f(e.a), b: f(e.b) };
-    case "select":
-      return { ...e, cond: f(e.cond), a: f(e.a), b: f(e.b) };
-    case "fold":
-      return { ...e, from: f(e.from), to: f(e.to), body: f(e.body) };
-    default:
-      return e satisfies never;
-  }
 }
 
 /** Lays the right operand of a multiply out in panels; columns beyond the last are zero. */
@@ -278,7 +256,7 @@ function replaceAxis(e: Expr, axis: string, by: Expr): Expr {
   const visit = (x: Expr): Expr => {
     const before = done.get(x);
     if (before !== undefined) return before;
-    const made = x.k === "var" && x.name === axis ? by : mapChildren(x, visit);
+    const made = x.k === "var" && x.name === axis ? by : mapOperands(x, visit);
     done.set(x, made);
     return made;
   };
@@ -314,7 +292,7 @@ function finish(values: Values, g: Group, body: Body, made: ReadonlyMap<ValueId,
   const rename = (e: Expr): Expr => {
     const before = done.get(e);
     if (before !== undefined) return before;
-    const inner = mapChildren(e, rename);
+    const inner = mapOperands(e, rename);
     const made = interner.intern(inner.k === "load" ? { ...inner, buffer: named(inner.buffer) } : inner);
     done.set(e, made);
     return made;

@@ -2,10 +2,10 @@
 // value. What is not recognised is no error: it runs as plain loops.
 
 import type { Dim } from "../ir/dim.ts";
+import { operandsOf } from "../ir/kernel/build.ts";
 import { Reads } from "../ir/kernel/intern.ts";
 import type { Expr } from "../ir/kernel/types.ts";
 import { coefficient } from "../schedule/merge.ts";
-import { children } from "../schedule/emit.ts";
 
 type Fold = Extract<Expr, { k: "fold" }>;
 type Load = Extract<Expr, { k: "load" }>;
@@ -18,7 +18,7 @@ export function chainsOf(value: Expr): readonly Fold[] {
     if (seen.has(e)) return;
     seen.add(e);
     if (e.k !== "fold") {
-      for (const c of children(e)) visit(c);
+      for (const c of operandsOf(e)) visit(c);
       return;
     }
     found.add(e);

@@ -5,7 +5,9 @@
 import { dimSymbols, type Atom, type Dim } from "../ir/dim.ts";
 import type { ImpExpr, ImpStmt, ImpType } from "../ir/imp/types.ts";
 import { scalarTypeOf, type BinaryOp, type Expr, type FoldOp, type KernelBuffer, type ScalarType } from "../ir/kernel/types.ts";
-import { Interner, Reads, strideOf, substitute } from "../ir/kernel/intern.ts";
+import { foldIdentity, operandsOf, typeOfExpr } from "../ir/kernel/build.ts";
+import { constantPart, Interner, Reads, strideOf, substitute } from "../ir/kernel/intern.ts";
+import { Vectors } from "./vectors.ts";
 
 /** The axis along which four neighbours are computed together; undefined in scalar code. */
 type Vector = string | undefined;
@@ -56,6 +58,7 @@ const foldSteps = 4;
 export class Emitter {
   readonly interner = new Interner();
   readonly reads = new Reads();
+  private readonly vectors = new Vectors(this.reads);
   readonly dims = new Set<string>();
   private readonly buffers: ReadonlyMap<string, KernelBuffer>;
   private readonly vectorise: boolean;
@@ -97,62 +100,9 @@ export class Emitter {
 
   // ---- Expressions ----
 
-  /** Can four neighbours along `axis` be computed together? Loads must be of neighbours or of one place. */
+  /** Can four neighbours along `axis` be computed together? */
   canVector(e: Expr, axis: string): boolean {
-    if (!this.vectorise) return false;
-    if (!this.reads.of(e).has(axis)) return true;
-    switch (e.k) {
-      case "const":
-      case "var":
-      case "dim":
-        return true;
-      case "load": {
-        const stride = strideOf(e.index, axis, this.reads);
-        return stride === 0 || stride === 1;
-      }
-      case "unary":
-        return this.canVector(e.a, axis) && (e.type !== "i32" || e.op === "neg" || e.op === "abs");
-      case "cast":
-        return this.canVector(e.a, axis);
-      case "binary":
-        return this.canVector(e.a, axis) && this.canVector(e.b, axis);
-      case "select":
-        // Both sides of a mask are evaluated, so neither may load what is not loaded anyway.
-        if (this.reads.of(e.cond).has(axis))
-          return this.canVector(e.cond, axis) && [e.a, e.b].every((x) => this.canVector(x, axis) && this.isSafe(x, this.certain(e.cond)));
-        return this.canVector(e.a, axis) && this.canVector(e.b, axis);
-      case "fold":
-        return !this.reads.of(e.from).has(axis) && !this.reads.of(e.to).has(axis) && this.canVector(e.body, axis);
-      default:
-        return e satisfies never;
-    }
-  }
-
-  /** What is evaluated whenever `e` is. */
-  private certain(e: Expr): ReadonlySet<Expr> {
-    const known = this.certainKnown.get(e);
-    if (known !== undefined) return known;
-    const all = new Set<Expr>([e]);
-    const parts = e.k === "select" ? [e.cond] : e.k === "fold" ? [e.from, e.to] : children(e);
-    for (const part of parts) for (const x of this.certain(part)) all.add(x);
-    this.certainKnown.set(e, all);
-    return all;
-  }
-  private readonly certainKnown = new Map<Expr, ReadonlySet<Expr>>();
-
-  /** Evaluating `e` loads nothing beyond what `certain` does. */
-  private isSafe(e: Expr, certain: ReadonlySet<Expr>): boolean {
-    if (!this.loads(e) || certain.has(e)) return true;
-    return e.k !== "load" && e.k !== "fold" && children(e).every((c) => this.isSafe(c, certain));
-  }
-
-  private readonly loadsKnown = new Map<Expr, boolean>();
-  private loads(e: Expr): boolean {
-    const known = this.loadsKnown.get(e);
-    if (known !== undefined) return known;
-    const value = e.k === "load" || e.k === "fold" || children(e).some((c) => this.loads(c));
-    this.loadsKnown.set(e, value);
-    return value;
+    return this.vectorise && this.vectors.allow(e, axis);
   }
 
   /** The value of an interned expression; in vector code, of four neighbours along `axis`. */
@@ -170,7 +120,7 @@ export class Emitter {
 
   /** A value that is the same for all neighbours, in all lanes; made before the loop where the value is known there. */
   private splatted(e: Expr, block: Block): ImpExpr {
-    const type = typeOf(e);
+    const type = typeOfExpr(e);
     if (e.k === "const") return this.splat(this.emit(e, block, undefined), type);
     let into = block;
     for (let loop = this.loopOf(into); loop !== undefined && into.known(e, true) === undefined; loop = this.loopOf(into)) {
@@ -216,7 +166,7 @@ export class Emitter {
       case "unary":
         return { k: "unary", op: e.op, a: this.emit(e.a, block, axis), type: vector ? vectorType(e.type) : e.type };
       case "cast":
-        return this.cast(this.emit(e.a, block, axis), typeOf(e.a), e.type, vector);
+        return this.cast(this.emit(e.a, block, axis), typeOfExpr(e.a), e.type, vector);
       case "binary": {
         const [a, b] = [this.emit(e.a, block, axis), this.emit(e.b, block, axis)];
         return binary(
@@ -228,7 +178,7 @@ export class Emitter {
       }
       case "select": {
         const cond = this.emit(e.cond, block, this.reads.of(e.cond).has(axis ?? "") ? axis : undefined);
-        const lazy = !(impType(cond) === "i32x4") && (this.loads(e.a) || this.loads(e.b));
+        const lazy = !(impType(cond) === "i32x4") && (this.vectors.loads(e.a) || this.vectors.loads(e.b));
         const type = vector ? vectorType(e.type) : e.type;
         if (!lazy) return { k: "select", cond, a: this.emit(e.a, block, axis), b: this.emit(e.b, block, axis), type };
         const result = this.name(block, "s", zero(type), true);
@@ -379,7 +329,7 @@ export class Emitter {
       // The pointer does this better when the index is linear.
       if ([...inner].every((axis) => strideOf(e.index, axis, this.reads) !== undefined)) return;
     }
-    for (const c of children(e)) this.hoistInvariant(c, block, inner);
+    for (const c of operandsOf(e)) this.hoistInvariant(c, block, inner);
   }
 
   private fold(e: Extract<Expr, { k: "fold" }>, block: Block, axis: Vector): ImpExpr {
@@ -454,26 +404,6 @@ export class Emitter {
   }
 }
 
-/** An i32 sum as what varies and a number. */
-function constantPart(e: Expr): { readonly rest: Expr; readonly constant: number } {
-  const zeroExpr: Expr = { k: "const", type: "i32", value: 0 };
-  if (e.k === "const" && e.type === "i32") return { rest: zeroExpr, constant: e.value };
-  if (e.k !== "binary" || e.type !== "i32") return { rest: e, constant: 0 };
-  const isZero = (x: Expr): boolean => x.k === "const" && x.value === 0;
-  if (e.op === "add" || e.op === "sub") {
-    const [a, b] = [constantPart(e.a), constantPart(e.b)];
-    const constant = e.op === "add" ? a.constant + b.constant : a.constant - b.constant;
-    if (isZero(b.rest)) return { rest: a.rest, constant };
-    if (isZero(a.rest) && e.op === "add") return { rest: b.rest, constant };
-    return { rest: { ...e, a: a.rest, b: b.rest }, constant };
-  }
-  if (e.op === "mul" && e.b.k === "const") {
-    const a = constantPart(e.a);
-    return { rest: isZero(a.rest) ? zeroExpr : { ...e, a: a.rest }, constant: a.constant * e.b.value };
-  }
-  return { rest: e, constant: 0 };
-}
-
 function zero(type: ImpType): ImpExpr {
   return { k: "const", type, value: 0 };
 }
@@ -481,37 +411,4 @@ function zero(type: ImpType): ImpExpr {
 export function nameOf(e: ImpExpr): string {
   if (e.k !== "var") throw new Error("expected a variable");
   return e.name;
-}
-
-export function typeOf(e: Expr): ScalarType {
-  return e.k === "dim" ? "i32" : e.type;
-}
-
-export function foldIdentity(op: FoldOp, type: ScalarType): number {
-  if (op === "sum") return 0;
-  if (op === "product") return 1;
-  if (type === "f32") return op === "max" ? -Infinity : Infinity;
-  return op === "max" ? -2147483648 : 2147483647;
-}
-
-export function children(e: Expr): readonly Expr[] {
-  switch (e.k) {
-    case "const":
-    case "var":
-    case "dim":
-      return [];
-    case "load":
-      return [e.index];
-    case "unary":
-    case "cast":
-      return [e.a];
-    case "binary":
-      return [e.a, e.b];
-    case "select":
-      return [e.cond, e.a, e.b];
-    case "fold":
-      return [e.from, e.to, e.body];
-    default:
-      return e satisfies never;
-  }
 }

@@ -21,7 +21,8 @@ import type { ImpExpr, ImpFunction, ImpStmt } from "../ir/imp/types.ts";
 import { scalarTypeOf, type Axis, type Expr, type Kernel, type Stage } from "../ir/kernel/types.ts";
 import { substitute } from "../ir/kernel/intern.ts";
 import type { Capabilities } from "./capabilities.ts";
-import { Block, children, Emitter, typeOf } from "./emit.ts";
+import { operandsOf, typeOfExpr } from "../ir/kernel/build.ts";
+import { Block, Emitter } from "./emit.ts";
 import { finish, unitName } from "./finish.ts";
 import { coefficient } from "./merge.ts";
 import { tile, tileColumns } from "./tile.ts";
@@ -285,7 +286,7 @@ class Builder {
     const { emitter, p } = this;
     const [m, n] = [p.m.name, p.n.name];
     const stride = coefficient(s.index, n, emitter);
-    const vector = typeOf(s.value) !== "bool" && stride !== undefined && dimConstant(stride) === 1 && emitter.canVector(s.value, n);
+    const vector = typeOfExpr(s.value) !== "bool" && stride !== undefined && dimConstant(stride) === 1 && emitter.canVector(s.value, n);
     const fixed = dimConstant(p.n.extent);
     const aligned = (by: number): boolean => fixed !== undefined && fixed % by === 0;
     const past = add(column, int(tileColumns));
@@ -315,7 +316,7 @@ class Builder {
     if (!emitter.reads.of(e).has(p.m.name)) {
       if (e.k !== "const" && e.k !== "var" && e.k !== "dim") emitter.emit(e, block, axis);
     } else if (e.k === "select") this.hoist(e.cond, block, axis);
-    else if (e.k !== "load" && e.k !== "fold") for (const c of children(e)) this.hoist(c, block, axis);
+    else if (e.k !== "load" && e.k !== "fold") for (const c of operandsOf(e)) this.hoist(c, block, axis);
   }
 }
 

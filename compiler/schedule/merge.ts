@@ -3,7 +3,8 @@
 
 import { dim, dimAdd, dimMul, dimSub, type Dim } from "../ir/dim.ts";
 import type { Axis, Expr, Stage } from "../ir/kernel/types.ts";
-import { children, type Emitter } from "./emit.ts";
+import { operandsOf } from "../ir/kernel/build.ts";
+import type { Emitter } from "./emit.ts";
 import { substitute } from "../ir/kernel/intern.ts";
 
 type Store = Extract<Stage, { k: "store" }>;
@@ -39,7 +40,7 @@ function everyIndex(e: Expr, names: readonly string[], fits: (index: Expr) => bo
   if (!names.some((n) => emitter.reads.of(e).has(n))) return true;
   if (e.k === "load") return fits(e.index);
   if (e.k === "var") return false;
-  return children(e).every((c) => everyIndex(c, names, fits, emitter));
+  return operandsOf(e).every((c) => everyIndex(c, names, fits, emitter));
 }
 
 /** The factor of `axis` in a linear index, as a size; undefined when the index is not linear in it. */

@@ -89,6 +89,39 @@ export function operandsOf(e: Expr): readonly Expr[] {
   }
 }
 
+/** `e` with `f` of each operand; `e` itself where none changes. */
+export function mapOperands(e: Expr, f: (e: Expr) => Expr): Expr {
+  switch (e.k) {
+    case "const":
+    case "var":
+    case "dim":
+      return e;
+    case "load": {
+      const index = f(e.index);
+      return index === e.index ? e : { ...e, index };
+    }
+    case "unary":
+    case "cast": {
+      const a = f(e.a);
+      return a === e.a ? e : { ...e, a };
+    }
+    case "binary": {
+      const [a, b] = [f(e.a), f(e.b)];
+      return a === e.a && b === e.b ? e : { ...e, a, b };
+    }
+    case "select": {
+      const [cond, a, b] = [f(e.cond), f(e.a), f(e.b)];
+      return cond === e.cond && a === e.a && b === e.b ? e : { ...e, cond, a, b };
+    }
+    case "fold": {
+      const [from, to, body] = [f(e.from), f(e.to), f(e.body)];
+      return from === e.from && to === e.to && body === e.body ? e : { ...e, from, to, body };
+    }
+    default:
+      return e satisfies never;
+  }
+}
+
 /** What a fold over nothing gives. */
 export function foldIdentity(op: FoldOp, type: ScalarType): number {
   if (op === "sum") return 0;

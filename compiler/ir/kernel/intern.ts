@@ -1,6 +1,7 @@
 // Structural sharing of kernel expressions: equal expressions become one object, so that identity means
 // equality and work done once per object is done once per value. Equality is by the whole structure.
 
+import { mapOperands } from "./build.ts";
 import type { Expr } from "./types.ts";
 
 export class Interner {
@@ -11,42 +12,9 @@ export class Interner {
   intern(e: Expr): Expr {
     const before = this.done.get(e);
     if (before !== undefined) return before;
-    const made = this.canonical(this.children(e));
+    const made = this.canonical(mapOperands(e, (x) => this.intern(x)));
     this.done.set(e, made);
     return made;
-  }
-
-  /** `e` with interned children; `e` itself where they are already. */
-  private children(e: Expr): Expr {
-    switch (e.k) {
-      case "const":
-      case "var":
-      case "dim":
-        return e;
-      case "load": {
-        const index = this.intern(e.index);
-        return index === e.index ? e : { ...e, index };
-      }
-      case "unary":
-      case "cast": {
-        const a = this.intern(e.a);
-        return a === e.a ? e : { ...e, a };
-      }
-      case "binary": {
-        const [a, b] = [this.intern(e.a), this.intern(e.b)];
-        return a === e.a && b === e.b ? e : { ...e, a, b };
-      }
-      case "select": {
-        const [cond, a, b] = [this.intern(e.cond), this.intern(e.a), this.intern(e.b)];
-        return cond === e.cond && a === e.a && b === e.b ? e : { ...e, cond, a, b };
-      }
-      case "fold": {
-        const [from, to, body] = [this.intern(e.from), this.intern(e.to), this.intern(e.body)];
-        return from === e.from && to === e.to && body === e.body ? e : { ...e, from, to, body };
-      }
-      default:
-        return e satisfies never;
-    }
   }
 
   private canonical(e: Expr): Expr {
@@ -154,28 +122,29 @@ function times(a: number | undefined, b: number): number | undefined {
   return a === undefined ? undefined : a * b;
 }
 
-/** The index with `axis` replaced. */
+/** `e` with `axis` replaced. A fold over an axis of the same name keeps its body. */
 export function substitute(e: Expr, axis: string, by: Expr): Expr {
-  switch (e.k) {
-    case "const":
-    case "dim":
-      return e;
-    case "var":
-      return e.name === axis ? by : e;
-    case "load":
-      return { ...e, index: substitute(e.index, axis, by) };
-    case "unary":
-    case "cast":
-      return { ...e, a: substitute(e.a, axis, by) };
-    case "binary":
-      return { ...e, a: substitute(e.a, axis, by), b: substitute(e.b, axis, by) };
-    case "select":
-      return { ...e, cond: substitute(e.cond, axis, by), a: substitute(e.a, axis, by), b: substitute(e.b, axis, by) };
-    case "fold":
-      return e.axis === axis
-        ? { ...e, from: substitute(e.from, axis, by), to: substitute(e.to, axis, by) }
-        : { ...e, from: substitute(e.from, axis, by), to: substitute(e.to, axis, by), body: substitute(e.body, axis, by) };
-    default:
-      return e satisfies never;
+  if (e.k === "var") return e.name === axis ? by : e;
+  if (e.k === "fold" && e.axis === axis) return { ...e, from: substitute(e.from, axis, by), to: substitute(e.to, axis, by) };
+  return mapOperands(e, (x) => substitute(x, axis, by));
+}
+
+/** An i32 sum as what varies and a number. */
+export function constantPart(e: Expr): { readonly rest: Expr; readonly constant: number } {
+  const zero: Expr = { k: "const", type: "i32", value: 0 };
+  if (e.k === "const" && e.type === "i32") return { rest: zero, constant: e.value };
+  if (e.k !== "binary" || e.type !== "i32") return { rest: e, constant: 0 };
+  const isZero = (x: Expr): boolean => x.k === "const" && x.value === 0;
+  if (e.op === "add" || e.op === "sub") {
+    const [a, b] = [constantPart(e.a), constantPart(e.b)];
+    const constant = e.op === "add" ? a.constant + b.constant : a.constant - b.constant;
+    if (isZero(b.rest)) return { rest: a.rest, constant };
+    if (isZero(a.rest) && e.op === "add") return { rest: b.rest, constant };
+    return { rest: { ...e, a: a.rest, b: b.rest }, constant };
   }
+  if (e.op === "mul" && e.b.k === "const") {
+    const a = constantPart(e.a);
+    return { rest: isZero(a.rest) ? zero : { ...e, a: a.rest }, constant: a.constant * e.b.value };
+  }
+  return { rest: e, constant: 0 };
 }
