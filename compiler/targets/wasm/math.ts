@@ -1,6 +1,6 @@
 // Transcendental functions as polynomials over operations that WebAssembly has, for f32 and f32x4 alike. Each
 // says its range reduction and source of coefficients. NaN, infinities, signed zeros and denormals follow the
-// float64 function rounded to f32; errors are at most 4 units in the last place (spec/wasm-math.test.ts).
+// float64 function rounded to f32; errors are at most 4 units in the last place (spec/conformance).
 
 import type { ImpBinary, ImpExpr, ImpType, ImpUnary } from "../../ir/imp/types.ts";
 

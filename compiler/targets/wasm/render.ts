@@ -1,4 +1,4 @@
-// Imp IR to WebAssembly. One function a kernel, by the ABI of spec/wasm-abi.md: (args, begin, end, scratch). Each
+// Imp IR to WebAssembly. One function a kernel, called as spec/artefact.md says: (args, begin, end, scratch). Each
 // vector constant is loaded into a local at entry (inline constants in loops cost Node 24 a factor of 2.5), and
 // locals are reused when their scope ends. Does not optimise: what the Imp says is what is executed.
 
