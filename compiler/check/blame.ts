@@ -7,61 +7,47 @@ import type { Cx } from "./context.ts";
 import { suggestion } from "./report.ts";
 import { fits, hostTypeText, type FieldType, type HostType } from "./types.ts";
 
-/** Reports the smallest part of `e` that is to blame. False when that is the whole, which the caller reports. */
-export function blame(cx: Cx, e: Expr, found: HostType, wanted: HostType, notes: readonly Note[]): boolean {
+/** Reports the smallest part of `e`, just checked, that is to blame. False when that is the whole, which the caller reports. */
+export function blame(cx: Cx, e: Expr, wanted: HostType, notes: readonly Note[]): boolean {
+  const found = cx.types.get(e);
+  if (found === undefined) return false;
+  const part = (x: Expr | undefined, want: HostType | undefined, why: readonly Note[] = notes): boolean => {
+    const type = x === undefined ? undefined : cx.types.get(x);
+    if (x === undefined || want === undefined || type === undefined || fits(type, want)) return false;
+    if (!blame(cx, x, want, why))
+      cx.report.error("UHD0201", x.span, "this has another type than declared", {
+        expected: hostTypeText(want),
+        found: hostTypeText(type),
+        notes: why,
+      });
+    return true;
+  };
   switch (e.kind) {
     case "record":
-      return found.k === "record" && wanted.k === "record" && blameRecord(cx, e, found.fields, wanted.fields, notes);
+      return wanted.k === "record" && blameRecord(cx, e, wanted.fields, notes, part);
     case "list":
-      return (
-        found.k === "list" &&
-        wanted.k === "list" &&
-        e.items.some((i) => i.kind !== "list" && !simple(i) && blame(cx, i, found.of, wanted.of, notes))
-      );
+      return wanted.k === "list" && e.items.some((i) => part(i, wanted.of));
     case "comprehension":
-      return found.k === "list" && wanted.k === "list" && blame(cx, e.body, found.of, wanted.of, notes);
+      return wanted.k === "list" && part(e.body, wanted.of);
     case "tuple":
-      return (
-        found.k === "tuple" &&
-        wanted.k === "tuple" &&
-        found.items.length === wanted.items.length &&
-        e.items.some((item, i) => {
-          const [f, w] = [found.items[i], wanted.items[i]];
-          return f !== undefined && w !== undefined && !fits(f, w) && part(cx, item, f, w, notes);
-        })
-      );
+      return wanted.k === "tuple" && e.items.length === wanted.items.length && e.items.some((item, i) => part(item, wanted.items[i]));
     case "if":
-      return [e.then.value, e.otherwise.value].some((v) => v !== undefined && !simple(v) && blame(cx, v, found, wanted, notes));
+      return part(e.then.value, wanted) || part(e.otherwise.value, wanted);
     case "block":
-      return e.block.value !== undefined && blame(cx, e.block.value, found, wanted, notes);
+      return part(e.block.value, wanted);
     default:
       return false;
   }
 }
 
-/** Whether an expression's own type may differ from the type it is part of (a branch that is an int among floats). */
-function simple(e: Expr): boolean {
-  return !["record", "comprehension", "tuple", "if", "block"].includes(e.kind);
-}
-
-function part(cx: Cx, e: Expr, found: HostType, wanted: HostType, notes: readonly Note[]): boolean {
-  if (!blame(cx, e, found, wanted, notes))
-    cx.report.error("UHD0201", e.span, "this has another type than declared", {
-      expected: hostTypeText(wanted),
-      found: hostTypeText(found),
-      notes,
-    });
-  return true;
-}
-
 function blameRecord(
   cx: Cx,
   e: Extract<Expr, { kind: "record" }>,
-  found: readonly FieldType[],
   wanted: readonly FieldType[],
   notes: readonly Note[],
+  part: (e: Expr, wanted: HostType, notes: readonly Note[]) => boolean,
 ): boolean {
-  const absent = wanted.filter((w) => !found.some((f) => f.name === w.name));
+  const absent = wanted.filter((w) => !e.fields.some((f) => f.name.name === w.name));
   const unknown = e.fields.filter((f) => !wanted.some((w) => w.name === f.name.name));
   for (const f of unknown) {
     const names = absent.map((w) => w.name);
@@ -85,9 +71,8 @@ function blameRecord(
     return true;
   }
   return e.fields.some((f) => {
-    const [own, want] = [found.find((x) => x.name === f.name.name), wanted.find((x) => x.name === f.name.name)];
-    if (own === undefined || want === undefined || fits(own.type, want.type)) return false;
-    const declared = want.span === undefined ? notes : [{ span: want.span, message: `${want.name} is declared here` }];
-    return part(cx, f.value, own.type, want.type, declared);
+    const want = wanted.find((x) => x.name === f.name.name);
+    if (want === undefined) return false;
+    return part(f.value, want.type, want.span === undefined ? notes : [{ span: want.span, message: `${want.name} is declared here` }]);
   });
 }

@@ -105,6 +105,8 @@ interface Named {
   readonly mutable: boolean;
   /** The state of this name in the checkpoint of a run. */
   readonly state?: string;
+  /** The expression that gives its value, or its values one after the other. */
+  readonly from?: Span | undefined;
 }
 
 /** Gives out names of host variables that no other has. */
@@ -141,8 +143,8 @@ export class Scope {
     return this.names.get(name) ?? this.parent?.find(name);
   }
 
-  define(name: string, value: Value, span: Span, more: { mutable?: boolean; state?: string } = {}): void {
-    this.names.set(name, { value, span, mutable: more.mutable ?? false, ...(more.state === undefined ? {} : { state: more.state }) });
+  define(name: string, value: Value, span: Span, more: { mutable?: boolean; state?: string; from?: Span } = {}): void {
+    this.names.set(name, { value, span, ...more, mutable: more.mutable ?? false });
   }
 
   /** A name whose value is made when it is first used (a parameter enters the graph then). */
@@ -239,6 +241,8 @@ export interface Cx {
   readonly functions: Map<string, HostFunction>;
   readonly infos: Map<string, FunctionInfo>;
   build: Build | undefined;
+  /** Types of expressions of shape code, as last checked. */
+  readonly types: WeakMap<Expr, HostType>;
   /** Declarations that are being checked because another refers to them. */
   depth: number;
   /** Any expression. */

@@ -1,5 +1,5 @@
 // Meaning of expressions, one grammar for shape code and tensor code: a value is of the host until a tensor
-// takes part. Rules of operators and calls are in host.ts, tensor.ts and modules.ts.
+// takes part. Rules of operators are in host.ts and tensor.ts, of calls in calls.ts.
 
 import { closest } from "../diagnostics/index.ts";
 import type { Span } from "../ir/loc.ts";
@@ -7,55 +7,14 @@ import type { HostClause, HostExpr, HostPattern } from "../ir/plan/host.ts";
 import type { Expr, Pattern } from "../syntax/ast.ts";
 import { constantOf, knownValue } from "./constants.ts";
 import { errorValue, type Cx, type HostVal, type Scope, type Value } from "./context.ts";
-import { binaryHost, builtinCall, elementOf, fieldHost, functionCall, indexHost, isBuiltin, unaryHost } from "./host.ts";
+import { binaryHost, elementOf, fieldHost, indexHost, isBuiltin, unaryHost } from "./host.ts";
 import { suggestion } from "./report.ts";
-import { binaryTensor, opCall, isOp, opNameList, subscriptTensor, unaryTensor } from "./tensor.ts";
-import { raggedCall } from "./ragged.ts";
+import { binaryTensor, isOp, subscriptTensor, unaryTensor } from "./tensor.ts";
+import { call } from "./calls.ts";
+import { asHost, hostExpr, kindText } from "./values.ts";
 import { typeText } from "../ir/graph/build.ts";
 import { checkType, madeNotes } from "./shapes.ts";
 import { bool, errorType, float, hostTypeText, int, join, listOf, neverType, string, tupleOf, type HostType } from "./types.ts";
-
-/** A value that is expected to be of the host. */
-export function hostExpr(cx: Cx, e: Expr, scope: Scope): HostVal | undefined {
-  const v = cx.expr(e, scope);
-  return asHost(cx, v, e.span);
-}
-
-export function asHost(cx: Cx, v: Value, span: Span): HostVal | undefined {
-  if (v.k === "host") return v.type.k === "error" ? undefined : v;
-  if (v.k !== "error")
-    cx.report.error("UHD0107", span, `${kindText(v)} cannot be used in shape code`, {
-      expected: "an int, float, bool, string, list, tuple or record",
-      found: kindText(v),
-    });
-  return undefined;
-}
-
-export function kindText(v: Value): string {
-  switch (v.k) {
-    case "host":
-      return hostTypeText(v.type);
-    case "tensor":
-      return "a tensor";
-    case "instance":
-      return `the module ${v.instance.entity.item.name.name}`;
-    case "instances":
-      return "an array of modules";
-    case "tuple":
-      return "a tuple of tensors";
-    case "function":
-      return `the function ${v.fn.item.name.name}`;
-    case "module":
-      return `the module ${v.entity.item.name.name}`;
-    case "forward":
-      return `${v.instance.entity.item.name.name}.${v.forward.name.name}`;
-    case "error":
-      return "an error";
-    default:
-      return v satisfies never;
-  }
-}
-
 export function lookup(cx: Cx, name: string, span: Span, scope: Scope): Value {
   const local = scope.find(name);
   if (local !== undefined) {
@@ -108,7 +67,9 @@ export function expression(cx: Cx, e: Expr, scope: Scope): Value {
         return binaryTensor(cx, e.operator, { value: a, span: e.left.span }, { value: b, span: e.right.span }, e.span);
       const x = asHost(cx, a, e.left.span);
       const y = asHost(cx, b, e.right.span);
-      return x === undefined || y === undefined ? errorValue : binaryHost(cx, e.operator, x, y, e.span);
+      return x === undefined || y === undefined
+        ? errorValue
+        : binaryHost(cx, e.operator, x, y, e.span, [...originOf(e.left, scope), ...originOf(e.right, scope)]);
     }
     case "range":
       return range(cx, e, scope);
@@ -158,6 +119,14 @@ export function expression(cx: Cx, e: Expr, scope: Scope): Value {
   }
 }
 
+/** Where the value of a name comes from, for notes of mistakes that it causes. */
+function originOf(e: Expr, scope: Scope): readonly { span: Span; message: string }[] {
+  let root = e;
+  while (root.kind === "field" || root.kind === "subscript") root = root.of;
+  const from = root.kind === "name" ? scope.find(root.name)?.from : undefined;
+  return root.kind !== "name" || from === undefined ? [] : [{ span: from, message: `${root.name} comes from here` }];
+}
+
 function tooLarge(cx: Cx, span: Span, most: string): Value {
   cx.report.error("UHD0005", span, "this number is too large to be exact", { expected: `at most ${most}` });
   return errorValue;
@@ -196,7 +165,10 @@ function list(cx: Cx, e: Extract<Expr, { kind: "list" }>, scope: Scope): Value {
       cx.report.error("UHD0201", e.items[i]?.span ?? e.span, "the elements of a list have one type", {
         expected: hostTypeText(type),
         found: hostTypeText(item.type),
-        notes: [{ span: e.items[0]?.span ?? e.span, message: `the first element is ${hostTypeText(good[0]?.type ?? errorType)}` }],
+        notes: [
+          { span: e.items[0]?.span ?? e.span, message: `the first element is ${hostTypeText(good[0]?.type ?? errorType)}` },
+          ...[e.items[i], e.items[0]].flatMap((x) => (x === undefined ? [] : originOf(x, scope))),
+        ],
       });
       return errorValue;
     }
@@ -206,16 +178,16 @@ function list(cx: Cx, e: Extract<Expr, { kind: "list" }>, scope: Scope): Value {
 }
 
 /** Binds names of a host pattern to fresh variables of the element's type. */
-export function hostPattern(cx: Cx, p: Pattern, type: HostType, scope: Scope): HostPattern {
+export function hostPattern(cx: Cx, p: Pattern, type: HostType, scope: Scope, from?: Span): HostPattern {
   if (p.kind === "name") {
     if (p.name === "_") return "_";
     if (scope.names.has(p.name)) cx.report.error("UHD0102", p.span, `${p.name} is bound twice in this pattern`);
     const name = scope.namer.fresh(p.name);
-    scope.define(p.name, { k: "host", type, expr: { k: "var", name } }, p.span);
+    scope.define(p.name, { k: "host", type, expr: { k: "var", name } }, p.span, from === undefined ? {} : { from });
     return name;
   }
   if (type.k === "tuple" && type.items.length === p.items.length) {
-    return p.items.map((q, i) => hostPattern(cx, q, type.items[i] ?? errorType, scope));
+    return p.items.map((q, i) => hostPattern(cx, q, type.items[i] ?? errorType, scope, from));
   }
   if (type.k !== "error" && type.k !== "never") {
     cx.report.error("UHD0205", p.span, "the pattern does not fit the value", {
@@ -239,7 +211,7 @@ function comprehension(cx: Cx, e: Extract<Expr, { kind: "comprehension" }>, scop
       const from = hostExpr(cx, c.from, inner);
       const type = from === undefined ? errorType : elementOf(cx, from, c.from.span);
       inner = inner.inner(true);
-      const pattern = hostPattern(cx, c.pattern, type, inner);
+      const pattern = hostPattern(cx, c.pattern, type, inner, c.from.span);
       if (from === undefined || type.k === "error") ok = false;
       else clauses.push({ k: "in", pattern, from: from.expr });
     }
@@ -260,7 +232,7 @@ function choose(cx: Cx, e: Extract<Expr, { kind: "choose" }>, scope: Scope): Val
   const from = hostExpr(cx, e.from, scope);
   const type = from === undefined ? errorType : elementOf(cx, from, e.from.span);
   const inner = scope.inner(true);
-  const pattern = hostPattern(cx, e.pattern, type, inner);
+  const pattern = hostPattern(cx, e.pattern, type, inner, e.from.span);
   const where = e.where === undefined ? undefined : condition(cx, e.where, inner);
   const cost = hostExpr(cx, e.cost, inner);
   if (cost !== undefined && cost.type.k !== "int" && cost.type.k !== "float") {
@@ -332,7 +304,9 @@ function undecidedBranch(cx: Cx, e: Extract<Expr, { kind: "if" }>, tensor: Span)
 function field(cx: Cx, e: Extract<Expr, { kind: "field" }>, scope: Scope): Value {
   const of = cx.expr(e.of, scope);
   if (of.k === "error") return errorValue;
-  if (of.k === "host") return fieldHost(cx, of, e.name.name, e.name.span);
+  if (of.k === "host") {
+    return fieldHost(cx, of, e.name.name, e.name.span, originOf(e.of, scope));
+  }
   if (of.k === "tuple") {
     const item = of.items[Number(e.name.name)];
     if (/^\d+$/.test(e.name.name) && item !== undefined) return item;
@@ -385,124 +359,4 @@ function subscript(cx: Cx, e: Extract<Expr, { kind: "subscript" }>, scope: Scope
   }
   cx.report.error("UHD0204", e.span, `${kindText(of)} has no elements`);
   return errorValue;
-}
-
-function call(cx: Cx, e: Extract<Expr, { kind: "call" }>, scope: Scope): Value {
-  const callee = e.callee;
-  const name = callee.kind === "name" ? callee.name : undefined;
-  const declared = name !== undefined && (scope.find(name) !== undefined || scope.unit.names.has(name) || scope.unit.missing.has(name));
-  if (name !== undefined && !declared) return builtin(cx, name, callee.span, e, scope);
-  const target = cx.expr(callee, scope);
-  if (target.k === "error") {
-    for (const a of e.args) cx.expr(a.value, scope);
-    return errorValue;
-  }
-  if (target.k === "function") {
-    const values = e.args.map((a) => hostExpr(cx, a.value, scope));
-    const good = values.filter((v) => v !== undefined);
-    if (good.length < values.length) return errorValue;
-    return functionCall(cx, target.fn, e.args, good, e.span);
-  }
-  if (target.k === "instance" || target.k === "forward") {
-    const args = e.args.map((a) => ({ value: cx.expr(a.value, scope), e: a.value, span: a.value.span, name: a.name?.name }));
-    const forwards = target.instance.entity.item.members.filter((m) => m.kind === "forward");
-    const forward = target.k === "forward" ? target.forward : forwards.find((f) => f.name.name === "forward");
-    if (forward === undefined) {
-      cx.report.error("UHD0107", callee.span, `the module ${target.instance.entity.item.name.name} has no forward`, {
-        notes: [{ span: target.instance.entity.item.name.span, message: "it is declared here" }],
-      });
-      return errorValue;
-    }
-    return cx.callInstance(target.instance, forward, args, e.span);
-  }
-  cx.report.error("UHD0107", callee.span, `${kindText(target)} cannot be called`, {
-    help:
-      target.k === "module"
-        ? `make an instance first: use layer = ${target.entity.item.name.name}(…)`
-        : target.k === "instances"
-          ? "choose one: name[i](…)"
-          : undefined,
-  });
-  return errorValue;
-}
-
-function builtin(cx: Cx, name: string, nameSpan: Span, e: Extract<Expr, { kind: "call" }>, scope: Scope): Value {
-  const ragged = raggedCall(cx, name, e, scope);
-  if (ragged !== undefined) return ragged;
-  if (!isBuiltin(name) && !isOp(name)) {
-    for (const a of e.args) cx.expr(a.value, scope);
-    const near = closest(name, [...scope.all(), ...opNameList, ...builtinNames(scope)]);
-    cx.report.error(
-      "UHD0104",
-      nameSpan,
-      `there is no function, module or operation named ${name}`,
-      suggestion(near, near === undefined ? undefined : scope.declaration(near)),
-    );
-    return errorValue;
-  }
-  if (!isBuiltin(name) && scope.hostOnly) {
-    cx.report.error("UHD0107", nameSpan, `${name} is an operation on tensors, which shape code cannot use`);
-    return errorValue;
-  }
-  const opInGraph = isOp(name) && !scope.hostOnly;
-  const args = e.args.map((a) => ({ arg: a, value: dtypeName(a.value, opInGraph) ?? cx.expr(a.value, scope) }));
-  if (args.some((a) => a.value.k === "error")) return errorValue;
-  if (isBuiltin(name) && args.every((a) => a.value.k === "host") && !(opInGraph && args.some((a) => a.arg.name !== undefined))) {
-    return builtinCall(
-      cx,
-      name,
-      e.args,
-      args.map((a) => a.value).filter((v) => v.k === "host"),
-      e.span,
-    );
-  }
-  if (!isOp(name)) {
-    const tensor = args.find((a) => a.value.k !== "host");
-    cx.report.error("UHD0107", tensor?.arg.value.span ?? e.span, `${name} is a function of shape code and takes no tensors`);
-    return errorValue;
-  }
-  return opCall(
-    cx,
-    name,
-    args.map((a) => ({ value: a.value, span: a.arg.value.span, name: a.arg.name })),
-    e.span,
-    nameSpan,
-  );
-}
-
-function builtinNames(scope: Scope): readonly string[] {
-  return scope.hostOnly ? builtinList : [...builtinList, "offsets", "segment", "lengths"];
-}
-
-const builtinList: readonly string[] = [
-  "ceil",
-  "floor",
-  "trunc",
-  "round",
-  "float",
-  "abs",
-  "sqrt",
-  "exp",
-  "ln",
-  "sin",
-  "cos",
-  "clamp",
-  "min",
-  "max",
-  "sum",
-  "len",
-  "flatten",
-  "zip",
-  "enumerate",
-  "fill",
-  "pillow_taps",
-  "pad_taps",
-  "bicubic_taps",
-];
-
-const dtypeNames = new Set(["f32", "f16", "bf16", "u8", "i8", "i32", "bool"]);
-
-/** `f32` among the arguments of an operation is the element type's name. */
-function dtypeName(e: Expr, inOp: boolean): Value | undefined {
-  return inOp && e.kind === "name" && dtypeNames.has(e.name) ? knownValue(string, e.name) : undefined;
 }

@@ -9,7 +9,7 @@ import { typeRule } from "../../ops/index.ts";
 import type { DimExpr, ForwardItem, Parameter } from "../syntax/ast.ts";
 import { constantOf } from "./constants.ts";
 import { Namer, Scope, symbolValue, type Build, type Cx, type Entity, type HostVal, type ModuleEntity } from "./context.ts";
-import { hostExpr } from "./expr.ts";
+import { hostExpr } from "./values.ts";
 import { hostTypeOf } from "./items.ts";
 import { forwardBody, instantiate } from "./modules.ts";
 import { declaredType, dtypeOf, implicitName } from "./shapes.ts";

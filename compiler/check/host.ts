@@ -2,7 +2,7 @@
 // values already checked. Chooses integer or float arithmetic; keeps sizes as sizes where the result is one.
 
 import type { Argument, BinaryOperator, UnaryOperator } from "../syntax/ast.ts";
-import { closest } from "../diagnostics/index.ts";
+import { closest, type Note } from "../diagnostics/index.ts";
 import { dim, dimAdd, dimConstant, dimDiv, dimMax, dimMin, dimMod, dimMul, dimSub, type Dim } from "../ir/dim.ts";
 import type { Span } from "../ir/loc.ts";
 import type { HostBinary, HostExpr } from "../ir/plan/host.ts";
@@ -84,13 +84,14 @@ function binaryType(operator: BinaryOperator, a: HostType, b: HostType): HostTyp
   }
 }
 
-export function binaryHost(cx: Cx, operator: BinaryOperator, a: HostVal, b: HostVal, span: Span): Value {
+export function binaryHost(cx: Cx, operator: BinaryOperator, a: HostVal, b: HostVal, span: Span, notes: readonly Note[]): Value {
   let type = binaryType(operator, a.type, b.type);
   if (type === undefined || operator === "@") {
     const integers = (operator === "//" || operator === "%") && isNumber(a.type) && isNumber(b.type);
     cx.report.error("UHD0202", span, `${operator} does not take these types`, {
       expected: expectation(operator),
       found: `${hostTypeText(a.type)} ${operator} ${hostTypeText(b.type)}`,
+      notes,
       help: integers ? "/ divides floats; floor(a / b) is an integer" : undefined,
     });
     return errorValue;
@@ -152,7 +153,7 @@ export function unaryHost(cx: Cx, operator: UnaryOperator, a: HostVal, span: Spa
 }
 
 /** `of.name`: a field of a record, or a place of a tuple. */
-export function fieldHost(cx: Cx, of: HostVal, name: string, span: Span): Value {
+export function fieldHost(cx: Cx, of: HostVal, name: string, span: Span, notes: readonly Note[]): Value {
   const t = of.type;
   if (t.k === "error") return errorValue;
   if (t.k === "record") {
@@ -181,12 +182,14 @@ export function fieldHost(cx: Cx, of: HostVal, name: string, span: Span): Value 
     cx.report.error("UHD0105", span, `there is no place .${name} in a tuple of ${t.items.length}`, {
       expected: `.0 to .${t.items.length - 1}`,
       found: hostTypeText(t),
+      notes,
     });
     return errorValue;
   }
   cx.report.error("UHD0105", span, `${hostTypeText(t)} has no field ${name}`, {
     expected: t.k === "tuple" ? `a place, .0 to .${t.items.length - 1}` : "a record",
     found: hostTypeText(t),
+    notes,
   });
   return errorValue;
 }

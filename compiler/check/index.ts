@@ -95,9 +95,14 @@ function context(report: Reporter, overrides: ReadonlyMap<string, string>): Cx {
     overrides,
     functions: new Map(),
     infos: new Map(),
+    types: new WeakMap(),
     depth: 0,
     build: undefined,
-    expr: (e, scope) => expression(cx, e, scope),
+    expr: (e, scope) => {
+      const value = expression(cx, e, scope);
+      if (value.k === "host") cx.types.set(e, value.type);
+      return value;
+    },
     block: (b, scope) => block(cx, b, scope),
     hostType: (t, unit) => hostTypeOf(cx, t, unit),
     entityValue: (entity, name, span) => entityValue(cx, entity, name, span),

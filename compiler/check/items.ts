@@ -95,7 +95,7 @@ export function coerce(
 ): Value {
   if (fits(v.type, type)) return { ...v, type };
   const notes = declared === undefined ? [] : [{ span: declared, message: "the type is declared here" }];
-  if (e === undefined || !blame(cx, e, v.type, type, notes)) {
+  if (e === undefined || !blame(cx, e, type, notes)) {
     cx.report.error("UHD0201", span, `${what} has another type than declared`, {
       expected: hostTypeText(type),
       found: hostTypeText(v.type),

@@ -20,7 +20,7 @@ import {
   type ModuleEntity,
   type Value,
 } from "./context.ts";
-import { hostExpr } from "./expr.ts";
+import { hostExpr } from "./values.ts";
 import { coerce, hostTypeOf } from "./items.ts";
 import { didYouMean, suggestion } from "./report.ts";
 import { checkType, declaredType, unify, type Actual, type Formal, type TensorTypeExpr } from "./shapes.ts";

@@ -19,7 +19,8 @@ import {
   type Scope,
   type Value,
 } from "./context.ts";
-import { asHost, hostExpr, hostPattern, kindText } from "./expr.ts";
+import { hostPattern } from "./expr.ts";
+import { asHost, hostExpr, kindText } from "./values.ts";
 import { coerce, hostTypeOf } from "./items.ts";
 import { useModule } from "./modules.ts";
 import { suggestion } from "./report.ts";
@@ -84,7 +85,7 @@ function hostBlock(cx: Cx, b: Block, scope: Scope): Value {
         : coerce(cx, given, declared, s.value, s.value.span, s.type?.span, "this value");
     const type = value?.k === "host" ? value.type : (declared ?? errorType);
     inner = inner.inner(true);
-    const pattern = hostPattern(cx, s.pattern, type, inner);
+    const pattern = hostPattern(cx, s.pattern, type, inner, s.value.span);
     if (value?.k === "host") lets.push({ pattern, value: value.expr });
     else ok = false;
   }
@@ -193,31 +194,31 @@ export function letStatement(cx: Cx, s: LetStatement, scope: Scope): void {
   }
   if (value.k === "tensor" && s.pattern.kind === "name" && !graphOf(cx).made.has(value.id))
     graphOf(cx).made.set(value.id, { span: s.value.span, what: `${s.pattern.name} is computed here` });
-  bindPattern(cx, s.pattern, value, scope, s.mutable);
+  bindPattern(cx, s.pattern, value, scope, s.mutable, s.value.span);
 }
 
-function bindPattern(cx: Cx, p: Pattern, v: Value, scope: Scope, mutable: boolean): void {
+function bindPattern(cx: Cx, p: Pattern, v: Value, scope: Scope, mutable: boolean, from: Span): void {
   if (p.kind === "name") {
-    if (p.name !== "_") scope.define(p.name, v.k === "host" ? bound(cx, p.name, v, p) : v, p.span, { mutable });
+    if (p.name !== "_") scope.define(p.name, v.k === "host" ? bound(cx, p.name, v, p) : v, p.span, { mutable, from });
     return;
   }
   const n = p.items.length;
   if (v.k === "tuple" && v.items.length === n) {
-    p.items.forEach((q, i) => bindPattern(cx, q, v.items[i] ?? errorValue, scope, mutable));
+    p.items.forEach((q, i) => bindPattern(cx, q, v.items[i] ?? errorValue, scope, mutable, from));
     return;
   }
   if (v.k === "host" && v.type.k === "tuple" && v.type.items.length === n) {
     const items = v.type.items;
     const whole = v.parts === undefined && v.known === undefined ? bound(cx, "pair", v, p) : v;
     p.items.forEach((q, i) => {
-      bindPattern(cx, q, part(whole, i, items[i] ?? errorType), scope, mutable);
+      bindPattern(cx, q, part(whole, i, items[i] ?? errorType), scope, mutable, from);
     });
     return;
   }
   if (v.k !== "error" && !(v.k === "host" && v.type.k === "error")) {
     cx.report.error("UHD0205", p.span, "the pattern does not fit the value", { expected: kindText(v), found: `a tuple of ${n}` });
   }
-  for (const q of p.items) bindPattern(cx, q, errorValue, scope, mutable);
+  for (const q of p.items) bindPattern(cx, q, errorValue, scope, mutable, from);
 }
 
 function part(v: HostVal, i: number, type: HostType): HostVal {

@@ -117,22 +117,45 @@ function grammarError(file: string, text: string, e: IRecognitionException, toke
   const found = atEnd ? "the end of the file" : `"${e.token.image.slice(0, 40)}"`;
   const expected = expectation(e);
   const notes: Note[] = previous === undefined ? [] : [{ message: "after this", span: spanOfToken(file, previous) }];
-  const open = openBracket(tokens, atEnd ? undefined : e.token);
+  const brackets = bracketsAt(tokens, atEnd ? undefined : e.token);
+  const open = brackets.open.at(-1);
   const mismatched = isClosing(e.token) && open !== undefined && closing[open.image] !== e.token.image;
-  if (open !== undefined && open !== previous && (atEnd || /^"[)\]}]"/.test(expected) || mismatched))
-    notes.push({ message: `this ${open.image} is not closed`, span: spanOfToken(file, open) });
+  if (open !== undefined && (atEnd || /^"[)\]}]"/.test(expected) || mismatched)) {
+    const line = e.token.startLine ?? Infinity;
+    const earlier = brackets.open.findLast((t) => t.tokenType !== T.LeftBrace && (t.startLine ?? line) < line);
+    const culprits = new Set([open, earlier, brackets.odd].filter((t) => t !== undefined && t !== previous));
+    for (const t of culprits) if (t !== undefined) notes.push({ message: `this ${t.image} is not closed`, span: spanOfToken(file, t) });
+  }
   return syntaxError("UHD0010", span, `expected ${expected}, found ${found}`, { expected, found, notes });
 }
 
-/** The innermost bracket that is open before a token, or at the end. */
-function openBracket(tokens: readonly IToken[], until: IToken | undefined): IToken | undefined {
+/**
+ * Brackets that are open before a token, or at the end, outermost first; and the innermost brace whose other half
+ * starts a line at another indentation than the brace's own, which is likely another brace's.
+ */
+function bracketsAt(
+  tokens: readonly IToken[],
+  until: IToken | undefined,
+): { readonly open: readonly IToken[]; readonly odd: IToken | undefined } {
   const open: IToken[] = [];
+  let odd: IToken | undefined;
+  let line = 0;
+  let indentation = 0;
+  const indentations = new Map<IToken, number>();
   for (const t of tokens) {
     if (t === until) break;
-    if (isOpening(t)) open.push(t);
-    else if (isClosing(t)) open.pop();
+    const first = (t.startLine ?? 0) > line;
+    line = t.endLine ?? line;
+    if (first) indentation = t.startColumn ?? 0;
+    if (isOpening(t)) {
+      open.push(t);
+      indentations.set(t, indentation);
+    } else if (isClosing(t)) {
+      const opener = open.pop();
+      if (first && opener !== undefined && indentations.get(opener) !== indentation) odd ??= opener;
+    }
   }
-  return open.at(-1);
+  return { open, odd };
 }
 
 const closing: Readonly<Record<string, string>> = { "(": ")", "[": "]", "{": "}" };
