@@ -93,7 +93,8 @@ export class Expander {
   }
 
   private isLoaded(value: ValueId): boolean {
-    return !this.options.isInlined(value) && !isSplat(nodeOf(this.values, value));
+    // A constant that is the same everywhere is written where it is read, through reshapes too.
+    return !this.options.isInlined(value) && !isSplat(nodeOf(this.values, bufferOf(this.values, value)));
   }
 
   private load(value: ValueId, linear: Expr): Expr {

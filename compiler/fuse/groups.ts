@@ -6,7 +6,7 @@ import type { Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
 import { locText } from "../ir/loc.ts";
 import { opOf } from "../../ops/index.ts";
 import { parametric } from "../passes/merge-projections.ts";
-import { bufferOf, nodeOf, type Values } from "./expand.ts";
+import { bufferOf, isSplat, nodeOf, type Values } from "./expand.ts";
 import { hasFold, mayJoin, rowsWith, type Group } from "./legality.ts";
 
 export interface FuseOptions {
@@ -79,7 +79,11 @@ class Fuser {
   }
 
   run(): Grouping {
-    for (const node of this.graph.nodes.toReversed()) if (node.kind === "op") this.decide(node);
+    for (const node of this.graph.nodes.toReversed()) {
+      if (node.kind === "op") this.decide(node);
+      // A constant that is the same everywhere is in memory only where it is a result.
+      else if (isSplat(node) && this.ends.has(node.id)) this.rootOf.set(node.id, emptyGroup(node.id, {}));
+    }
     const order = new Map(this.graph.nodes.map((n, i) => [n.id, i]));
     const place = (g: Group): number => (order.get(g.packs ?? g.root) ?? 0) + (g.packs === undefined ? 0.25 : 0);
     // A packed operand stands just before the multiply that reads it.

@@ -9,7 +9,7 @@ import type { ImpFunction } from "../ir/imp/types.ts";
 import type { Loc, Span } from "../ir/loc.ts";
 import type { HostTable } from "../ir/plan/host.ts";
 import type { BufferId, Plan, PlanBuffer, PlanKernel, PlanParam, Step } from "../ir/plan/types.ts";
-import { bufferOf, nodeOf } from "../fuse/expand.ts";
+import { bufferOf, isSplat, nodeOf } from "../fuse/expand.ts";
 import type { Declined, Grouping } from "../fuse/groups.ts";
 import { packedType, type BuiltKernel, type Operand } from "../fuse/kernels.ts";
 import { kernelFlops, type Pairs } from "../fuse/work.ts";
@@ -68,15 +68,7 @@ class Planner {
       list.push(this.dispatch(d, fixed ? undefined : steps));
     }
     const outputs = graph.outputs.map((o) => ({ name: o.name, buffer: this.output(o.name, o.value, made, steps) }));
-    const states = graph.nodes.flatMap((n) => {
-      if (n.kind !== "state") return [];
-      const update = graph.updates.find((u) => u.state === n.name);
-      const buffer = this.bufferFor({ k: "value", id: n.id });
-      if (update === undefined) return [{ name: n.name, buffer }];
-      const from = this.bufferFor({ k: "value", id: this.written(update.value, made) });
-      this.touch(from, steps.length);
-      return [{ name: n.name, buffer, update: from }];
-    });
+    const states = this.states(made, steps);
     const params: PlanParam[] = graph.nodes.flatMap((n) =>
       n.kind === "param"
         ? [
@@ -161,6 +153,26 @@ class Planner {
     return to;
   }
 
+  /** New values replace old ones when every step is done, one after the other. */
+  private states(made: ReadonlySet<ValueId>, steps: Step[]): Plan["states"] {
+    const all = this.graph.nodes.flatMap((n): Plan["states"] => {
+      if (n.kind !== "state") return [];
+      const buffer = this.bufferFor({ k: "value", id: n.id });
+      const update = this.graph.updates.find((u) => u.state === n.name);
+      if (update === undefined) return [{ name: n.name, buffer }];
+      const from = this.bufferFor({ k: "value", id: this.written(update.value, made) });
+      if (from === buffer || this.buffers[from]?.place.k !== "state") return [{ name: n.name, buffer, update: from }];
+      // The old value of another state may be replaced before it gets here, so it is put aside.
+      const { dtype, shape } = n.type;
+      const kept = this.add(`next.${n.name}`, dtype, shape, { k: "arena", first: -1, last: -1 });
+      this.touch(kept, steps.length);
+      steps.push({ k: "copy", from, to: kept });
+      return [{ name: n.name, buffer, update: kept }];
+    });
+    for (const s of all) if (s.update !== undefined) this.touch(s.update, steps.length);
+    return all;
+  }
+
   private bufferFor(operand: Operand): BufferId {
     const key = operand.k === "value" ? `v${operand.id}` : `p${operand.of}`;
     const known = this.ids.get(key);
@@ -191,18 +203,22 @@ class Planner {
       case "state":
         return this.add(node.name, dtype, shape, { k: "state" });
       case "constant":
-        return this.constant(node);
+        return isSplat(node) ? this.madeBuffer(node, "constant") : this.constant(node);
       case "table":
         this.tables.push({ name: node.name, dtype, shape: shape.map((d) => d.text), value: node.value });
         return this.add(node.name, dtype, shape, { k: "table", table: this.tables.length - 1 });
-      case "op": {
-        const result = this.results.get(id);
-        if (result !== undefined) return this.add(result.name, dtype, result.shape, { k: "output" });
-        return this.add(`${node.op}.${id}`, dtype, shape, this.isFixed(id) ? { k: "persistent" } : { k: "arena", first: -1, last: -1 });
-      }
+      case "op":
+        return this.madeBuffer(node, node.op);
       default:
         return node satisfies never;
     }
+  }
+
+  /** What a kernel writes. */
+  private madeBuffer({ id, type: { dtype, shape } }: GraphNode, by: string): BufferId {
+    const result = this.results.get(id);
+    if (result !== undefined) return this.add(result.name, dtype, result.shape, { k: "output" });
+    return this.add(`${by}.${id}`, dtype, shape, this.isFixed(id) ? { k: "persistent" } : { k: "arena", first: -1, last: -1 });
   }
 
   private constant(node: Extract<GraphNode, { kind: "constant" }>): BufferId {

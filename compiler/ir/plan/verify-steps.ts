@@ -19,7 +19,7 @@ export function checkSteps(plan: Plan, accesses: Accesses | undefined, sizes: Si
 }
 
 /** The number of elements, as canonical text; the shape where a size of it cannot be read. */
-function count(buffer: PlanBuffer): string {
+export function count(buffer: PlanBuffer): string {
   const shape = buffer.shape.map(readSize);
   const sizes = shape.filter((d) => d !== undefined);
   return sizes.length === shape.length ? dimProduct(sizes).text : buffer.shape.join();

@@ -4,7 +4,7 @@
 
 import { dimConstant, dimSymbols, type Dim } from "../dim.ts";
 import { isDType } from "../dtype.ts";
-import { checkSteps, readSize, type Accesses } from "./verify-steps.ts";
+import { checkSteps, count, readSize, type Accesses } from "./verify-steps.ts";
 import type { BufferId, DimText, Plan, PlanBuffer } from "./types.ts";
 
 /**
@@ -141,7 +141,7 @@ class Checker {
       const [to, from] = [this.#plan.buffers[s.buffer], s.update === undefined ? undefined : this.#plan.buffers[s.update]];
       if (s.update === undefined) continue;
       if (from === undefined) this.#at(`state ${s.name}: there is no buffer ${s.update}`);
-      else if (to !== undefined && (from.dtype !== to.dtype || from.shape.join() !== to.shape.join()))
+      else if (to !== undefined && (from.dtype !== to.dtype || count(from) !== count(to)))
         this.#at(`state ${s.name}: what replaces it has another type`);
     }
   }

@@ -1,0 +1,120 @@
+// What is fused means what the graph says: generated graphs that make fusion decide, compiled with fusion, without,
+// and with every fusion after the first few declined, run on the WebAssembly device and compared with the reference.
+
+import * as fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { compileGraph, type CompileOptions } from "../compiler/compile.ts";
+import { isFloat } from "../compiler/ir/dtype.ts";
+import { evalGraph, type ReferenceFunction } from "../compiler/ir/graph/eval.ts";
+import type { Graph } from "../compiler/ir/graph/types.ts";
+import type { RefTensor } from "../ops/define.ts";
+import { referenceOf } from "../ops/index.ts";
+import { WasmDevice } from "../runtime/devices/wasm/device.ts";
+import { Session } from "../runtime/session.ts";
+import { difference } from "./conformance/compare.ts";
+import { runs, seed } from "./conformance/property.ts";
+import { fromRuntime, toRuntime } from "./conformance/tensors.ts";
+import { fusionGraphs, isNarrow, type FusionGraph } from "./fusion-graphs.ts";
+
+type Tensors = Readonly<Record<string, RefTensor>>;
+
+const modes: readonly (readonly [string, CompileOptions])[] = [
+  ["fused", {}],
+  ["unfused", { fuse: false }],
+  ...[0, 1, 3, 6].map((fusionGas) => [`gas ${fusionGas}`, { fusionGas }] as const),
+];
+
+let device: WasmDevice;
+beforeAll(async () => {
+  device = await WasmDevice.create({ threads: 1, simd: "plain" });
+});
+afterAll(async () => {
+  await device.close();
+});
+
+/** The outputs of one run after the other, states carried along. */
+function meaning(g: FusionGraph, reference: ReferenceFunction): readonly Tensors[] {
+  let { states } = g;
+  return g.runs.map((inputs) => {
+    const result = evalGraph(g.graph, reference, { inputs, params: g.params, states });
+    states = { ...states, ...result.states };
+    return result.outputs;
+  });
+}
+
+const rounded: ReferenceFunction = (op, operands, attrs, out) => {
+  const result = referenceOf(op, operands, attrs, out);
+  return isFloat(out.dtype) ? { ...result, data: result.data.map(Math.fround) } : result;
+};
+
+/** Every value of a narrow type one step up or down, and everything rounded to f32. */
+const stepped: ReferenceFunction = (op, operands, attrs, out) => {
+  const result = rounded(op, operands, attrs, out);
+  const step = out.dtype === "f16" ? 2 ** -10 : 2 ** -7;
+  return isNarrow(out.dtype) ? { ...result, data: result.data.map((x, i) => x * (1 + (i % 3 === 0 ? step : -step))) } : result;
+};
+
+function apart(a: RefTensor | undefined, b: RefTensor | undefined): number {
+  let most = 0;
+  for (const [i, x] of (a?.data ?? []).entries()) {
+    const distance = Math.abs(x - (b?.data[i] ?? NaN));
+    if (Number.isFinite(distance)) most = Math.max(most, distance);
+  }
+  return most;
+}
+
+/** What results may be off by: what rounding every value of the reference does, with room. */
+function allowed(exact: RefTensor, once: RefTensor | undefined, twice: RefTensor | undefined): number {
+  const largest = exact.data.reduce((most, x) => (Number.isFinite(x) ? Math.max(most, Math.abs(x)) : most), 1);
+  return 64 * apart(exact, once) + 4 * apart(once, twice) + 1e-5 * largest;
+}
+
+async function runsOf(g: FusionGraph, graph: Graph, options: CompileOptions): Promise<readonly Tensors[]> {
+  // Parameters of steps that came to nothing are not part of the graph.
+  const weights = { from: new Map(Object.entries(g.params).map(([name, t]) => [name, toRuntime(t)])), extra: "ignore" as const };
+  const session = await Session.create(compileGraph(graph, options), { device, weights });
+  try {
+    const all: Tensors[] = [];
+    for (const inputs of g.runs) {
+      const { outputs } = await session.run(Object.fromEntries(Object.entries(inputs).map(([name, t]) => [name, toRuntime(t)])));
+      all.push(Object.fromEntries(Object.entries(outputs).map(([name, t]) => [name, fromRuntime(t)])));
+    }
+    return all;
+  } finally {
+    await session.close();
+  }
+}
+
+/** Fails where a mode gives something else than the reference. */
+async function check(g: FusionGraph): Promise<void> {
+  const [exact, once, twice] = [meaning(g, referenceOf), meaning(g, rounded), meaning(g, stepped)];
+  for (const [mode, options] of modes) {
+    const found = await runsOf(g, g.graph, options);
+    for (const [run, outputs] of exact.entries()) {
+      for (const [name, want] of Object.entries(outputs)) {
+        const absolute = allowed(want, once[run]?.[name], twice[run]?.[name]);
+        const tolerance = { absolute, relative: 0, why: "What rounding every value of the reference does, with room." };
+        const got = found[run]?.[name];
+        const message = got === undefined ? "there is no result" : difference(want, got, tolerance, false);
+        if (message !== undefined) throw new Error(`${mode}, run ${run}: ${name}: ${message}`);
+      }
+    }
+  }
+}
+
+describe("generated layers, fused, unfused and in between", () => {
+  test("are what their references say, run after run", { timeout: 600_000 }, async () => {
+    await fc.assert(
+      fc.asyncProperty(fusionGraphs(), async (g) => {
+        await check(g);
+      }),
+      { numRuns: Math.max(10, Math.floor(runs / 4)), seed },
+    );
+  });
+
+  test("are fused for the most part", () => {
+    const sample = fc.sample(fusionGraphs(), { numRuns: 40, seed: 1 });
+    const kernels = (options: CompileOptions): number => sample.reduce((n, g) => n + compileGraph(g.graph, options).plan.steps.length, 0);
+    expect(kernels({})).toBeLessThan(0.6 * kernels({ fuse: false }));
+  });
+});
