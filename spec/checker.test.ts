@@ -385,7 +385,7 @@ graph g(u: f32[P, 3], v: f32[Q, 3]) -> out: f32[P, 3] {
       expected: "a tensor",
       found: "string",
     });
-    refused("graph g(n: int) -> y: f32[3] { n }", { code: "UHD0306", at: "int", help: /config/ });
+    refused("graph g(n: string) -> y: f32[3] { n }", { code: "UHD0306", at: "string", help: /config/ });
     refused("graph g(x: f32[N]) -> y: f32[N] { 1 }", { code: "UHD0306", at: "1", found: "int" });
   });
 
