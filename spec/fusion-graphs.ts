@@ -77,6 +77,14 @@ class Writer {
     return pick(this.values.filter((v) => fits(this.builder.typeOf(v))).toReversed(), i);
   }
 
+  /** A matrix with this many rows and a known number of columns. */
+  rows(size: string, i: number): ValueId | undefined {
+    return this.value(
+      i,
+      (t) => t.dtype === "f32" && t.shape.length === 2 && t.shape[0]?.text === size && constantOf(t.shape[1]) !== undefined,
+    );
+  }
+
   like(v: ValueId, i: number): ValueId {
     const { dtype, shape } = this.builder.typeOf(v);
     return this.value(i, (t) => t.dtype === dtype && sameShape(t.shape, shape)) ?? v;
@@ -114,8 +122,19 @@ type Step = (w: Writer, a: ValueId, b: number, choice: number, inputs: Inputs) =
 const unary = ["neg", "abs", "tanh", "sigmoid", "gelu", "quick_gelu", "relu", "silu", "erf", "sin"];
 const binary = ["add", "sub", "maximum", "minimum", "mul"];
 
+/** Exact values moved about, so that flags depend on movement too. */
+const moved: Step = function moved(w, _a, b, choice) {
+  const x = pick([...w.exact], b);
+  const shape = x === undefined ? [] : w.shape(x);
+  if (x === undefined || shape.length === 0) return undefined;
+  if (choice % 3 === 0) return w.op("transpose", [x], { permutation: shape.map((_, i) => (i + 1) % shape.length) });
+  if (choice % 3 === 1) return w.op("concat", [x, x], { axis: choice % shape.length });
+  return w.broadcast(x, [dim(2), ...shape]);
+};
+
 /** Each step is a piece of a model. One that does not apply to its values gives undefined. */
 const steps: readonly Step[] = [
+  moved,
   function elementwise(w, a, b, choice) {
     if (choice % 2 === 0) return w.op(pick(unary, b + choice) ?? "neg", [a]);
     return w.op(pick(binary, choice) ?? "add", [w.tame(a), w.like(a, b)]);
@@ -253,52 +272,105 @@ const steps: readonly Step[] = [
     const at = w.op("add", [index, w.builder.constant("i32", w.shape(index), [b])]);
     return w.op("gather", [active, w.op("mod", [at, w.builder.constant("i32", w.shape(index), [known])])]);
   },
-  function gatherSum(w, a, _b, choice, { taps }) {
-    const shape = w.shape(a);
-    if (shape.length !== 2 || shape[0]?.text !== "T") return undefined;
+  function gatherSum(w, _a, a, choice, { taps }) {
+    const x = w.rows("T", a);
+    if (x === undefined) return undefined;
     const weights = w.broadcast(w.op("sigmoid", [w.param([3])]), [N, dim(3)]);
-    return w.op("gather_sum", [choice % 2 === 0 ? a : w.tame(a), taps, weights]);
+    return w.op("gather_sum", [choice % 2 === 0 ? x : w.tame(x), taps, weights]);
   },
-  function scatter(w, a, _b, choice, { index }) {
-    if (w.shape(a)[0]?.text !== "N") return undefined;
-    return w.op("scatter_add", [index, choice % 2 === 0 ? a : w.tame(a)], { rows: choice % 3 === 0 ? T : dim(16) });
+  function scatter(w, _a, b, choice, { index }) {
+    const x = w.rows("N", b);
+    if (x === undefined) return undefined;
+    return w.op("scatter_add", [index, choice % 2 === 0 ? x : w.tame(x)], { rows: choice % 3 === 0 ? T : dim(16) });
   },
   function product(w, a, b, choice) {
     const shape = w.shape(a);
-    if (shape.length < 2 || shape.length > 3) return undefined;
+    if (shape.length < 2) return undefined;
     const [last, before] = [shape.at(-1), shape.at(-2)];
-    const other =
-      w.value(b, (t) => {
+    for (const kind of [choice, choice + 1, choice + 2, choice + 3]) {
+      const attrs = { transpose_a: kind % 4 >= 2, transpose_b: kind % 2 === 0 };
+      const other = w.value(b, (t) => {
         if (t.dtype !== "f32" || t.shape.length !== shape.length || !sameShape(t.shape.slice(0, -2), shape.slice(0, -2))) return false;
-        return (choice % 2 === 0 ? t.shape.at(-1) : t.shape.at(-2))?.text === (choice % 4 < 2 ? last : before)?.text;
-      }) ?? undefined;
-    if (other === undefined) return undefined;
-    const attrs = { transpose_a: choice % 4 >= 2, transpose_b: choice % 2 === 0 };
-    const made = w.op("matmul", [w.tame(a), choice < 4 ? w.op("sin", [other]) : other], attrs);
-    return b % 2 === 0 ? made : w.op("relu", [made]);
+        return t.shape.at(attrs.transpose_b ? -1 : -2)?.text === (attrs.transpose_a ? before : last)?.text;
+      });
+      if (other === undefined) continue;
+      const made = w.op("matmul", [w.tame(a), choice < 4 ? w.op("sin", [other]) : other], attrs);
+      return b % 2 === 0 ? made : w.op("relu", [made]);
+    }
+    return undefined;
   },
-  function attention(w, a, b, choice, { segment, offsets }) {
-    const shape = w.shape(a);
-    const k = constantOf(shape[1]);
-    if (shape.length !== 2 || shape[0]?.text !== "T" || k === undefined) return undefined;
+  function heads(w, _a, b, choice) {
+    // Attention in single steps: products over slices that were moved, and a softmax between them.
+    const x = w.rows("T", b);
+    if (x === undefined) return undefined;
+    const [n, d] = [1 + (choice % 2), 1 + (b % 3)];
+    const all = w.linear(w.tame(x), 3 * n * d, choice % 3 !== 0);
+    if (all === undefined) return undefined;
+    const head = (i: number): ValueId => {
+      const own = w.op("slice", [all], { axis: 1, start: dim(i * n * d), stop: dim((i + 1) * n * d), step: 1 });
+      return w.op("transpose", [w.reshape(own, [T, dim(n), dim(d)])], { permutation: [1, 0, 2] });
+    };
+    const scores = w.op("matmul", [head(0), head(1)], { transpose_a: false, transpose_b: true });
+    const mixed = w.op("matmul", [w.op("softmax", [scores], { axis: -1 }), head(2)], { transpose_a: false, transpose_b: false });
+    return w.reshape(w.op("transpose", [mixed], { permutation: [1, 0, 2] }), [T, dim(n * d)]);
+  },
+  function gated(w, a, b, choice) {
+    const [gate, value] = [w.linear(a, 1 + (b % 5), choice % 2 === 0), w.linear(a, 1 + (b % 5), choice % 2 === 0)];
+    if (gate === undefined || value === undefined) return undefined;
+    const product = w.op("mul", [w.op("silu", [gate]), w.tame(value)]);
+    return choice < 4 ? product : w.op("concat", [product, value, gate], { axis: -1 });
+  },
+  function byWeight(w, a, b, choice) {
+    const [rows, columns] = w.shape(a);
+    if (w.shape(a).length !== 2 || rows === undefined || columns === undefined) return undefined;
+    const n = 1 + (b % 10);
+    if (choice % 3 === 0) {
+      const k = constantOf(rows);
+      return k === undefined ? undefined : w.op("matmul", [a, w.param([k, n])], { transpose_a: true, transpose_b: false });
+    }
+    const k = constantOf(columns);
+    if (k === undefined) return undefined;
+    return choice % 3 === 1
+      ? w.op("matmul", [a, w.param([k, n])], { transpose_a: false, transpose_b: false })
+      : w.op("matmul", [w.param([n, k]), w.tame(a)], { transpose_a: false, transpose_b: true });
+  },
+  function largest(w, a, b, choice) {
+    // Of exact values, and used to look up others.
+    const x = pick([...w.exact], b);
+    const shape = x === undefined ? [] : w.shape(x);
+    const [axis, rows] = [shape.length - 1, constantOf(w.shape(a)[0])];
+    const known = constantOf(shape[axis]);
+    if (x === undefined || known === undefined || known === 0 || !["f32", "i32"].includes(w.builder.typeOf(x).dtype)) return undefined;
+    const at = w.op("argmax", [x], { axis });
+    if (rows === undefined || rows === 0 || choice % 2 === 0) return at;
+    return w.op("gather", [a, w.op("mod", [at, w.builder.constant("i32", w.shape(at), [rows])])]);
+  },
+  function attention(w, _a, b, choice, { segment, offsets }) {
+    const of = w.rows("T", b);
+    if (of === undefined) return undefined;
     const [heads, d] = [1 + (b % 2), 1 + (choice % 4)];
-    const x = w.tame(a);
+    const x = w.tame(of);
     const project = (): ValueId => w.reshape(w.linear(x, heads * d, choice % 2 === 0) ?? x, [T, dim(heads), dim(d)]);
     const [q, key, value] = [project(), project(), project()];
     const out = w.op("attention", [choice < 4 ? q : w.tame(q), key, value, segment, offsets, offsets], { scale: 0.5, causal: b % 3 === 0 });
     return w.reshape(out, [T, dim(heads * d)]);
   },
-  function choose(w, a, b, choice) {
-    const shape = w.shape(a);
-    const flag = w.value(b, (t) => t.dtype === "bool" && sameShape(t.shape, shape));
-    if (flag === undefined) return undefined;
+  function choose(w, _a, b, choice) {
+    const flag = w.value(b, (t) => t.dtype === "bool");
+    const a = flag === undefined ? undefined : w.value(choice, (t) => t.dtype === "f32" && sameShape(t.shape, w.shape(flag)));
+    if (flag === undefined || a === undefined) return undefined;
     const cond = choice % 2 === 0 ? flag : w.op("logical_not", [flag]);
     return w.op("select", [cond, a, w.op("neg", [w.like(a, b)])]);
   },
-  function compare(w, a, b, choice) {
+  function compare(w, _a, b, choice) {
+    const a = pick([...w.exact], b);
+    if (a === undefined) return undefined;
     const { shape, dtype } = w.builder.typeOf(a);
-    const other = w.value(b, (t) => t.dtype === dtype && sameShape(t.shape, shape));
-    if (!w.exact.has(a) || other === undefined || !w.exact.has(other)) return undefined;
+    const other = pick(
+      [...w.exact].filter((v) => w.builder.typeOf(v).dtype === dtype && sameShape(w.shape(v), shape)),
+      b + choice,
+    );
+    if (other === undefined) return undefined;
     return w.op(pick(["lt", "ge", "eq", "ne"], choice) ?? "lt", [a, other]);
   },
   function logic(w, _a, b, choice) {
@@ -396,6 +468,8 @@ function write(instructions: readonly Instruction[], ends: readonly number[], si
     const { shape } = builder.typeOf(value);
     if (shape.length > 4 || dimEval(dimProduct(shape), most) > elements) continue;
     w.values.push(value);
+    // What is moved, and what whole numbers are made of, is not rounded.
+    if (chosen === moved || builder.typeOf(value).dtype === "i32") w.exact.add(value);
   }
   finish(w, ends);
   const graph = builder.build();

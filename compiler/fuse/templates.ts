@@ -55,7 +55,9 @@ export class KernelTemplates {
     const order: ValueId[] = [];
     const seen = new Map<ValueId, number>();
     const lines: string[] = [];
-    const inside = (v: ValueId): boolean => v === g.root || v === g.packs || v === g.contraction || g.inlined.has(v);
+    // The operand that a pack is of is read, unless it is made there.
+    const inside = (v: ValueId): boolean =>
+      (v === g.root && g.packs === undefined) || v === g.packs || v === g.contraction || g.inlined.has(v);
     const visit = (v: ValueId): number => {
       const before = seen.get(v);
       if (before !== undefined) return before;
@@ -78,7 +80,8 @@ export class KernelTemplates {
     };
     visit(g.packs ?? g.root);
     visit(g.root);
-    const kind = `${g.packs === undefined ? "" : "packs "}${g.attention ? "attention " : ""}${g.heavy ? "heavy " : ""}rows ${g.rows?.join() ?? "none"}`;
+    const place = this.values.inPlace?.has(g.root) === true ? "in place " : "";
+    const kind = `${place}${g.packs === undefined ? "" : "packs "}${g.attention ? "attention " : ""}${g.heavy ? "heavy " : ""}rows ${g.rows?.join() ?? "none"}`;
     const own = g.contraction === undefined ? "" : `contraction ${seen.get(g.contraction) ?? "outside"} ${this.packed.has(g.contraction)}`;
     return { text: [kind, own, ...lines].join("\n"), order };
   }
