@@ -24,6 +24,24 @@ export class SafetensorsError extends UhdError {
   readonly code = "safetensors";
 }
 
+/** A GGUF file that breaks the format, or holds what cannot be read. */
+export class GgufError extends UhdError {
+  override readonly name = "GgufError";
+  readonly code = "gguf";
+}
+
+/** A PyTorch archive that is damaged, or whose pickle asks for anything but tensors. */
+export class PickleError extends UhdError {
+  override readonly name = "PickleError";
+  readonly code = "pickle";
+}
+
+/** Text that is not Unicode, a tokenizer or chat template that cannot be used, or a prompt that does not fit its images or model. */
+export class TextError extends UhdError {
+  override readonly name = "TextError";
+  readonly code = "text";
+}
+
 /** Every way in which a checkpoint does not fit the graph, in one error. */
 export class WeightsError extends UhdError {
   override readonly name = "WeightsError";

@@ -9,8 +9,10 @@ export {
   ArtefactError,
   DeviceError,
   formatBytes,
+  GgufError,
   ImageError,
   InputError,
+  PickleError,
   ResourceError,
   SafetensorsError,
   UhdError,
@@ -21,5 +23,8 @@ export { decodeImage, defaultMaxPixels, type DecodeOptions, type ImageFormat, ty
 export { Session, type MemoryUse, type Progress, type RunOptions, type RunResult, type SessionOptions, type StageTime } from "./session.ts";
 export type { ArrayOf, Tensor } from "./tensor.ts";
 export { defaultInit, seededElements, type Init } from "./weights/init.ts";
-export type { Checkpoint, WeightsOptions } from "./weights/load.ts";
+export { openCheckpoint, type Checkpoint } from "./weights/checkpoint.ts";
+export { openGguf, readGgufArray, type GgufArray, type GgufFile, type GgufTensor, type GgufValue } from "./weights/gguf.ts";
+export type { WeightsOptions } from "./weights/load.ts";
 export { encodeSafetensors, openSafetensors, writeSafetensors, type SafetensorsFile, type TensorEntry } from "./weights/safetensors.ts";
+export type { OpenCheckpoint, StoredTensor } from "./weights/stored.ts";

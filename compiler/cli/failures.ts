@@ -10,6 +10,8 @@ const codes: Readonly<Record<string, ExitCode>> = {
   BindError: 1,
   ImageError: 1,
   SafetensorsError: 1,
+  GgufError: 1,
+  PickleError: 1,
   WeightsError: 1,
   ArtefactError: 1,
   ArtefactWriteError: 1,

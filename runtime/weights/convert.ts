@@ -14,7 +14,7 @@ function over<T>(make: new (buffer: ArrayBufferLike, offset: number, length: num
 const floats: Readonly<Record<string, Reader>> = {
   F64: over(Float64Array),
   F32: over(Float32Array),
-  F16: (bytes, count) => Float32Array.from(over(Uint16Array)(bytes, count), floatOfHalf),
+  F16: (bytes, count) => floatsOfHalves(over(Uint16Array)(bytes, count)),
   BF16: (bytes, count) => floatsOfBf16(over(Uint16Array)(bytes, count)),
 };
 
@@ -110,6 +110,21 @@ export function floatOfHalf(half: number): number {
   const fraction = half & 1023;
   if (exponent === 31) return fraction === 0 ? sign * Infinity : NaN;
   return sign * (exponent === 0 ? fraction * 2 ** -24 : (1 + fraction / 1024) * 2 ** (exponent - 15));
+}
+
+let halves: Float32Array | undefined;
+
+/** The value of each of the 65536 halves. */
+export function halfValues(): Float32Array {
+  halves ??= Float32Array.from({ length: 65536 }, (_, half) => floatOfHalf(half));
+  return halves;
+}
+
+function floatsOfHalves(values: Uint16Array): Float32Array {
+  const table = halfValues();
+  const out = new Float32Array(values.length);
+  for (let i = 0; i < out.length; i++) out[i] = table[values[i] ?? 0] ?? 0;
+  return out;
 }
 
 /** The nearest half, ties to even; above 65504 by half a step or more: infinity. */

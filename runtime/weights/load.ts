@@ -1,20 +1,16 @@
-// Finds a checkpoint's tensors: one safetensors file, a sharded index, a folder that holds either, bytes,
-// or a map of tensors. Matches them with a graph's parameters and lists everything that does not fit in
-// one error. Reading is by pieces, straight into memory that the caller provides.
+// Matches a checkpoint's tensors with a graph's parameters and lists everything that does not fit in one error.
+// Reading is by pieces, straight into memory that the caller provides. What a checkpoint is made of is
+// checkpoint.ts's business.
 
-import { bytesOf, type DType } from "../../compiler/ir/dtype.ts";
 import type { PlanParam } from "../../compiler/ir/plan/types.ts";
-import { messageOf, SafetensorsError, WeightsError } from "../errors.ts";
-import { importNode } from "../platform.ts";
-import { bytesOfTensor, typeText, type Tensor } from "../tensor.ts";
-import { readAll, withBytes } from "./bytes.ts";
-import { accepted, convertElements, sameBytes, storedWidth } from "./convert.ts";
+import { WeightsError } from "../errors.ts";
+import { typeText } from "../tensor.ts";
+import { openCheckpoint, type Checkpoint } from "./checkpoint.ts";
+import { accepted } from "./convert.ts";
 import { defaultInit, seededBytes } from "./init.ts";
-import { isRecord, openSafetensors, repeatedKeys, type SafetensorsFile } from "./safetensors.ts";
+import { listed, readAs, type OpenCheckpoint, type StoredTensor } from "./stored.ts";
 
-/** A path (Node), the bytes or Blob of one safetensors file, tensors by name; or several that hold different tensors. */
-export type Checkpoint = OneCheckpoint | readonly OneCheckpoint[];
-export type OneCheckpoint = string | Uint8Array | Blob | ReadonlyMap<string, Tensor>;
+export type { Checkpoint };
 
 export interface WeightsOptions {
   readonly from: Checkpoint;
@@ -35,162 +31,6 @@ export interface ParamSource extends AsyncDisposable {
   /** Fills `target` (aligned to 4) with elements first, first + 1, … of `param`, in its own dtype. */
   read(param: PlanParam, first: number, target: Uint8Array): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
-}
-
-/** A tensor of a checkpoint, wherever it lies. */
-interface Stored {
-  readonly dtype: string;
-  readonly shape: readonly number[];
-  /** Fills `target` with bytes of the tensor, from byte `begin` of it. */
-  read(begin: number, target: Uint8Array): Promise<void>;
-}
-
-interface OpenCheckpoint {
-  readonly name: string;
-  readonly tensors: ReadonlyMap<string, Stored>;
-  close(): Promise<void>;
-}
-
-async function openCheckpoint(from: Checkpoint): Promise<OpenCheckpoint> {
-  return isList(from) ? openAll(from) : openOne(from);
-}
-
-function isList(from: Checkpoint): from is readonly OneCheckpoint[] {
-  return Array.isArray(from);
-}
-
-/** Throws SafetensorsError when two of them have a tensor of one name. */
-async function openAll(list: readonly OneCheckpoint[]): Promise<OpenCheckpoint> {
-  const open: OpenCheckpoint[] = [];
-  const close = async (): Promise<void> => {
-    for (const one of open) await one.close();
-  };
-  try {
-    const tensors = new Map<string, Stored>();
-    for (const from of list) {
-      const one = await openOne(from);
-      open.push(one);
-      const twice = [...one.tensors.keys()].filter((name) => tensors.has(name));
-      if (twice.length > 0) throw new SafetensorsError(`${one.name} has tensors that a file before it has too: ${listed(twice)}`);
-      for (const [name, stored] of one.tensors) tensors.set(name, stored);
-    }
-    return { name: open.map((one) => one.name).join(" and "), tensors, close };
-  } catch (error) {
-    await close();
-    throw error;
-  }
-}
-
-async function openOne(from: OneCheckpoint): Promise<OpenCheckpoint> {
-  if (typeof from === "string") return openPath(from);
-  if (from instanceof Uint8Array || from instanceof Blob) {
-    const file = await openSafetensors(from);
-    return { name: file.source.name, tensors: storedIn(file), close: () => file[Symbol.asyncDispose]() };
-  }
-  const tensors = new Map<string, Stored>();
-  for (const [name, tensor] of from) {
-    const bytes = bytesOfTensor(tensor);
-    tensors.set(name, {
-      dtype: tensor.dtype.toUpperCase(),
-      shape: tensor.shape,
-      read: async (begin, target) => target.set(bytes.subarray(begin, begin + target.byteLength)),
-    });
-  }
-  return { name: "the given tensors", tensors, close: async () => undefined };
-}
-
-function storedIn(file: SafetensorsFile): Map<string, Stored> {
-  const out = new Map<string, Stored>();
-  for (const [name, { dtype, shape, begin }] of file.tensors) {
-    out.set(name, { dtype, shape, read: (at, target) => file.source.read(begin + at, target) });
-  }
-  return out;
-}
-
-const indexName = "model.safetensors.index.json";
-const fileName = "model.safetensors";
-
-async function openPath(path: string): Promise<OpenCheckpoint> {
-  const fs = await importNode<typeof import("node:fs/promises")>("fs/promises");
-  const { join } = await importNode<typeof import("node:path")>("path");
-  const isFolder = await fs.stat(path).then(
-    (stat) => stat.isDirectory(),
-    () => false,
-  );
-  if (isFolder) {
-    for (const name of [indexName, fileName]) {
-      const inside = join(path, name);
-      const found = await fs.access(inside).then(
-        () => true,
-        () => false,
-      );
-      if (found) return openPath(inside);
-    }
-    throw new SafetensorsError(`${path} holds neither ${indexName} nor ${fileName}`);
-  }
-  if (path.endsWith(".json")) return openSharded(path);
-  const file = await openSafetensors(path);
-  return { name: path, tensors: storedIn(file), close: () => file[Symbol.asyncDispose]() };
-}
-
-/** The format's header limit serves for indexes too. */
-const maximumIndex = 100_000_000;
-
-async function openSharded(path: string): Promise<OpenCheckpoint> {
-  const { dirname, join } = await importNode<typeof import("node:path")>("path");
-  const shardOf = await readIndex(path);
-  const files = new Map<string, SafetensorsFile>();
-  const close = async (): Promise<void> => {
-    for (const file of files.values()) await file[Symbol.asyncDispose]();
-  };
-  try {
-    for (const shard of new Set(shardOf.values())) files.set(shard, await openSafetensors(join(dirname(path), shard)));
-    const tensors = new Map<string, Stored>();
-    for (const [shard, file] of files) {
-      for (const [name, stored] of storedIn(file)) {
-        if (shardOf.get(name) === shard) tensors.set(name, stored);
-      }
-    }
-    const absent = [...shardOf].filter(([name]) => !tensors.has(name)).map(([name, shard]) => `${name} (${shard})`);
-    if (absent.length > 0) throw new SafetensorsError(`${path} names tensors that its files do not have: ${listed(absent)}`);
-    return { name: path, tensors, close };
-  } catch (error) {
-    await close();
-    throw error;
-  }
-}
-
-/** Tensor → file. Throws SafetensorsError for anything but names of files beside the index. */
-async function readIndex(path: string): Promise<ReadonlyMap<string, string>> {
-  let map: unknown;
-  try {
-    const bytes = await withBytes(path, (source) => {
-      if (source.size > maximumIndex) throw new Error(`its ${source.size} bytes are over the limit of ${maximumIndex}`);
-      return readAll(source);
-    });
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-    const index: unknown = JSON.parse(text);
-    const [repeated] = repeatedKeys(text);
-    if (repeated !== undefined) throw new Error(`the key ${JSON.stringify(repeated)} occurs twice`);
-    map = isRecord(index) ? index["weight_map"] : undefined;
-  } catch (cause) {
-    throw new SafetensorsError(`${path} cannot be read as an index: ${messageOf(cause)}`, { cause });
-  }
-  if (!isRecord(map)) throw new SafetensorsError(`${path} is not an index: it has no object "weight_map"`);
-  const out = new Map<string, string>();
-  for (const [tensor, file] of Object.entries(map)) {
-    if (typeof file !== "string" || !/^[^/\\\0]+$/.test(file) || file === "." || file === "..") {
-      throw new SafetensorsError(`${path} places ${tensor} in ${JSON.stringify(file)}, which is not a file beside it`);
-    }
-    out.set(tensor, file);
-  }
-  return out;
-}
-
-/** The first few, and how many more. */
-function listed(items: readonly string[], limit = 40): string {
-  const rest = items.length - limit;
-  return items.slice(0, limit).join(", ") + (rest > 0 ? `, and ${rest} more` : "");
 }
 
 /** The graph's name of a checkpoint's tensor; undefined when no prefix fits. */
@@ -229,7 +69,7 @@ export async function openParams(
       untrained: fallback.untrained,
       read: (param, first, target) => {
         const stored = tensors.get(param.name);
-        return stored === undefined ? fallback.read(param, first, target) : readStored(stored, param.dtype, first, target, param.name);
+        return stored === undefined ? fallback.read(param, first, target) : readAs(stored, param.dtype, first, target, param.name);
       },
       [Symbol.asyncDispose]: () => checkpoint.close(),
     };
@@ -252,12 +92,12 @@ function matched(
   checkpoint: OpenCheckpoint,
   options: WeightsOptions,
   mayMiss: boolean,
-): ReadonlyMap<string, Stored> {
+): ReadonlyMap<string, StoredTensor> {
   const prefix = options.prefix ?? "";
   const prefixes = (typeof prefix === "string" ? [[prefix, ""] as const] : Object.entries(prefix)).toSorted(
     ([a], [b]) => b.length - a.length,
   );
-  const byName = new Map<string, Stored>();
+  const byName = new Map<string, StoredTensor>();
   const misshapen: string[] = [];
   for (const [name, stored] of checkpoint.tensors) {
     const own = renamed(name, prefixes);
@@ -289,7 +129,7 @@ function matched(
 }
 
 /** The prefix under which a checkpoint has every parameter, if there is one. */
-function commonPrefix(params: readonly PlanParam[], tensors: ReadonlyMap<string, Stored>): string | undefined {
+function commonPrefix(params: readonly PlanParam[], tensors: ReadonlyMap<string, StoredTensor>): string | undefined {
   const first = params[0];
   if (first === undefined) return undefined;
   for (const name of tensors.keys()) {
@@ -298,16 +138,4 @@ function commonPrefix(params: readonly PlanParam[], tensors: ReadonlyMap<string,
     if (params.every((p) => tensors.has(prefix + p.name))) return prefix;
   }
   return undefined;
-}
-
-async function readStored(stored: Stored, dtype: DType, first: number, target: Uint8Array, name: string): Promise<void> {
-  const width = storedWidth(stored.dtype);
-  if (sameBytes(stored.dtype, dtype)) return stored.read(first * width, target);
-  const bytes = new Uint8Array((target.byteLength / bytesOf(dtype)) * width);
-  await stored.read(first * width, bytes);
-  try {
-    convertElements(stored.dtype, bytes, dtype, target);
-  } catch (cause) {
-    throw new WeightsError(`tensor ${name}: ${messageOf(cause)}`, { missing: [], extra: [], misshapen: [name] });
-  }
 }
