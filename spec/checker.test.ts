@@ -472,6 +472,17 @@ graph g(x: f32[N, 3]) -> y: f32[N, 3] {
     expect(program.diagnostics[0]?.notes.map((n) => n.message)).toContain("in Inner(d: 3, e: 5), made here");
   });
 
+  test("what a module's use will know is not wanted of the module alone", () => {
+    const rows =
+      "module M(heads: int, head: int) {\n  forward(x: f32[N, heads, head], p: i32[N]) -> f32[N, heads, head] { rope(x, p, theta: 10000.0) }\n}";
+    expect(check(rows).diagnostics).toEqual([]);
+    refused(`${rows}\ngraph g(x: f32[N, 2, D], p: i32[N]) -> y: f32[N, 2, D] {\n  use m = M(2, D)\n  m(x, p)\n}`, {
+      code: "UHD0302",
+      at: "x",
+      notes: ["use m = M(2, D)"],
+    });
+  });
+
   test("a module that no graph uses is checked with symbols for its arguments", () => {
     refused("module M(d: int, e: int) {\n  param w: f32[e, d]\n  forward(x: f32[N, d]) -> f32[N, d] { linear(x, w) }\n}", {
       code: "UHD0305",

@@ -112,12 +112,16 @@ function runShapeCode(graph: Graph): string | undefined {
 }
 
 function runFor(graph: Graph, first: number, second: number): string | undefined {
+  // Everything that the caller gives: as large as its bounds let it be.
+  const computed = new Set(graph.host.bindings.map((b) => b.name));
   const sizes = Object.fromEntries(
-    graph.nodes
-      .flatMap((n) => (n.kind === "input" ? n.type.shape.map((d) => d.text).filter((t) => /^[A-Za-z]\w*$/.test(t)) : []))
-      .map((name, i) => [name, i === 0 ? first : second]),
+    graph.symbols
+      .filter((s) => !computed.has(s.name))
+      .map((s, i) => [
+        s.name,
+        Math.max(s.lower, Math.min(i === 0 ? first : second, s.upper !== undefined && s.upper < 1000 ? 5 + i : Infinity)),
+      ]),
   );
-  for (const name of ["h", "w", "P", "n", "d"]) if (name in sizes) sizes[name] = name === "h" ? 5 : 4;
   try {
     const run = runHostProgram(graph.host, sizes);
     for (const n of graph.nodes) {
