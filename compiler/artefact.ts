@@ -196,7 +196,10 @@ async function typedModule(plan: Plan): Promise<string> {
       docs: [`${buffer.dtype}[${buffer.shape.join(", ")}], row-major, data in a ${arrayOf[buffer.dtype]}`],
     };
   };
-  file.addInterface({ name: `${type}Inputs`, isExported: true, properties: plan.inputs.map(property) });
+  const integers = plan.symbols.flatMap(({ name, lower, upper, argument }) =>
+    argument === true ? [{ name, type: "number", isReadonly: true, docs: [`an integer, ${lower}…${upper ?? ""}`] }] : [],
+  );
+  file.addInterface({ name: `${type}Inputs`, isExported: true, properties: [...plan.inputs.map(property), ...integers] });
   file.addInterface({ name: `${type}Outputs`, isExported: true, properties: plan.outputs.map(property) });
   file.addInterface({
     name: `${type}Session`,

@@ -128,6 +128,11 @@ export interface OpDefinition {
   readonly lowering: Lowering;
   /** Composite ops that also have a direct kernel keep `lowering: element` and give their decomposition here. */
   readonly decomposition?: (emit: Emit, operands: readonly ValueId[], attrs: Attrs) => ValueId;
+  /**
+   * The result is operand 0 with elements replaced by those of operand 1: `place` says where each of these goes. Where
+   * operand 0 is a state that nothing else reads and the result its new value, a kernel writes just those.
+   */
+  readonly overwrites?: { readonly place: (index: readonly Expr[], attrs: Attrs) => readonly Expr[] };
   readonly derivative: Derivative;
   /** Operations for one evaluation (2 per multiply-add; transcendental = 1), as a dim. */
   readonly flops: (operands: readonly TensorType[], attrs: Attrs, out: TensorType) => Dim;

@@ -19,6 +19,7 @@ import { gather } from "./indexing/gather.ts";
 import { gather_sum } from "./indexing/gather_sum.ts";
 import { resample_patches, resample_rows } from "./indexing/resample.ts";
 import { scatter_add } from "./indexing/scatter_add.ts";
+import { write_rows } from "./indexing/write_rows.ts";
 import { broadcast } from "./movement/broadcast.ts";
 import { concat } from "./movement/concat.ts";
 import { iota, size } from "./movement/iota.ts";
@@ -48,6 +49,7 @@ const table = {
   matmul,
   gather,
   scatter_add,
+  write_rows,
   gather_sum,
   resample_rows,
   resample_patches,

@@ -132,7 +132,7 @@ export function checkPlan(plan: unknown, where: string): asserts plan is Plan {
   };
   if (!isRecord(plan) || plan["format"] !== "uhd-plan") return fail("the plan is not a uhd-plan");
   if (plan["version"] !== 1) return fail(`the plan has version ${JSON.stringify(plan["version"])}; this runtime reads version 1`);
-  for (const list of ["symbols", "tables", "inputs", "outputs", "params", "states", "buffers", "kernels", "prepare", "steps"]) {
+  for (const list of ["symbols", "limits", "tables", "inputs", "outputs", "params", "states", "buffers", "kernels", "prepare", "steps"]) {
     if (!Array.isArray(plan[list]) || !(plan[list] as readonly unknown[]).every(isRecord)) return fail(`the plan has no list of ${list}`);
   }
   if (typeof plan["name"] !== "string" || !isRecord(plan["host"])) return fail("the plan has no name or no shape code");

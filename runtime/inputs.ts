@@ -8,11 +8,16 @@ import { arrays, elementCount, typeText, type Tensor } from "./tensor.ts";
 
 export interface CheckedInputs {
   readonly shapes: Readonly<Record<string, readonly number[]>>;
+  /** The integers that the plan asks for. */
+  readonly integers: Readonly<Record<string, number>>;
   readonly tensors: readonly { readonly buffer: BufferId; readonly tensor: Tensor }[];
 }
 
+/** What a run is given by name: a tensor for each input, a number for each integer of the graph. */
+export type Inputs = Readonly<Record<string, Tensor | number>>;
+
 /** Throws InputError that names every input that is missing, unknown, or of the wrong dtype, shape or length. */
-export function checkInputs(plan: Plan, inputs: Readonly<Record<string, Tensor>>): CheckedInputs {
+export function checkInputs(plan: Plan, inputs: Inputs): CheckedInputs {
   const problems: string[] = [];
   const shapes: Record<string, readonly number[]> = {};
   const tensors: { buffer: BufferId; tensor: Tensor }[] = [];
@@ -21,19 +26,29 @@ export function checkInputs(plan: Plan, inputs: Readonly<Record<string, Tensor>>
     const declared = plan.buffers[buffer];
     if (declared === undefined) throw new ArtefactError(`plan ${plan.name} has no buffer for input ${name}`);
     const tensor = Object.hasOwn(inputs, name) ? inputs[name] : undefined;
-    if (tensor === undefined) {
-      problems.push(`${name} is missing: ${typeText(declared.dtype, declared.shape)}`);
+    if (tensor === undefined || typeof tensor === "number") {
+      const type = typeText(declared.dtype, declared.shape);
+      problems.push(tensor === undefined ? `${name} is missing: ${type}` : `${name}: expected ${type}, found a number`);
       continue;
     }
     problems.push(...misfit(name, tensor, declared, known, plan));
     shapes[name] = tensor.shape;
     tensors.push({ buffer, tensor });
   }
-  const names = new Set(plan.inputs.map((i) => i.name));
+  const integers: Record<string, number> = {};
+  const wanted = plan.symbols.filter((s) => s.argument === true);
+  for (const { name, lower, upper = Infinity } of wanted) {
+    const value = Object.hasOwn(inputs, name) ? inputs[name] : undefined;
+    if (typeof value !== "number") problems.push(`${name} is ${value === undefined ? "missing" : "a tensor"}: an integer`);
+    else if (!Number.isSafeInteger(value)) problems.push(`${name} is ${value}, not an integer`);
+    else if (value < lower || value > upper) problems.push(`${name} is ${value}, outside ${lower}…${upper === Infinity ? "" : upper}`);
+    else integers[name] = value;
+  }
+  const names = new Set([...plan.inputs.map((i) => i.name), ...wanted.map((s) => s.name)]);
   for (const name of Object.keys(inputs))
     if (!names.has(name)) problems.push(`${name} is not an input; there are ${[...names].join(", ") || "none"}`);
   if (problems.length > 0) throw new InputError(`${plan.name}: ${problems.join("; ")}`);
-  return { shapes, tensors };
+  return { shapes, integers, tensors };
 }
 
 function misfit(

@@ -4,6 +4,7 @@
 
 import { bindPlan, type BoundPlan } from "../compiler/ir/plan/bind.ts";
 import { tableData } from "../compiler/ir/plan/host-eval.ts";
+import { dimParse, dimSymbols, type DimEnv } from "../compiler/ir/dim.ts";
 import { bytesOf } from "../compiler/ir/dtype.ts";
 import type { HostValue } from "../compiler/ir/plan/host.ts";
 import type { BufferId, Plan, PlanBuffer, Step } from "../compiler/ir/plan/types.ts";
@@ -29,9 +30,9 @@ export class Layouts {
   }
 
   /** Throws InputError when the shape code finds no answer for these sizes. */
-  get(inputShapes: Readonly<Record<string, readonly number[]>>): Layout {
-    const key = JSON.stringify(this.#plan.inputs.map(({ name }) => inputShapes[name]));
-    const layout = this.#layouts.get(key) ?? new Layout(this.#plan, inputShapes);
+  get(inputShapes: Readonly<Record<string, readonly number[]>>, integers: DimEnv = {}): Layout {
+    const key = JSON.stringify([this.#plan.inputs.map(({ name }) => inputShapes[name]), integers]);
+    const layout = this.#layouts.get(key) ?? new Layout(this.#plan, inputShapes, integers, [...this.#layouts.values()].at(-1));
     this.#layouts.delete(key);
     this.#layouts.set(key, layout);
     for (const oldest of this.#layouts.keys()) {
@@ -42,21 +43,38 @@ export class Layouts {
   }
 }
 
+interface KnownCommands {
+  readonly arena: DeviceBuffer;
+  readonly list: readonly Command[];
+  /** The sizes they were made for. */
+  readonly env: DimEnv;
+}
+
 export class Layout {
   readonly plan: Plan;
   readonly bound: BoundPlan;
   /** Bytes of the block that holds the arena, inputs, outputs and tables. */
   readonly bytes: number;
   readonly #offsets: ReadonlyMap<BufferId, number>;
+  /** The commands of a layout with the same places, until this one's are made. */
+  #known: KnownCommands | undefined;
   #tables: readonly { readonly buffer: BufferId; readonly bytes: Uint8Array }[] | undefined;
-  #commands: { readonly arena: DeviceBuffer; readonly list: readonly Command[] } | undefined;
+  #commands: Omit<KnownCommands, "env"> | undefined;
 
-  constructor(plan: Plan, inputShapes: Readonly<Record<string, readonly number[]>>) {
+  /** What is the same as in `before` is taken from there: a token more changes few commands and no place. */
+  constructor(plan: Plan, inputShapes: Readonly<Record<string, readonly number[]>>, integers: DimEnv = {}, before?: Layout) {
     this.plan = plan;
     try {
-      this.bound = bindPlan(plan, inputShapes);
+      this.bound = bindPlan(plan, inputShapes, integers, before?.bound);
     } catch (cause) {
       throw unfit(plan, cause);
+    }
+    if (before !== undefined && before.bound.buffers === this.bound.buffers) {
+      const made = before.#commands;
+      this.#known = made === undefined ? undefined : { ...made, env: before.bound.env };
+      this.#offsets = before.#offsets;
+      this.bytes = before.bytes;
+      return;
     }
     const offsets = new Map<BufferId, number>();
     let at = this.bound.arenaBytes;
@@ -122,10 +140,19 @@ export class Layout {
   /** The steps as commands, and the states' updates after them. Kept as long as the block stays where it is. */
   commands(arena: DeviceBuffer, module: KernelModule, bind: (id: BufferId) => Binding): readonly Command[] {
     if (this.#commands?.arena === arena) return this.#commands.list;
+    const { env } = this.bound;
+    const known = this.#known?.arena === arena ? this.#known : undefined;
+    const changed = new Set(known === undefined ? [] : Object.keys(env).filter((name) => env[name] !== known.env[name]));
+    this.#known = undefined;
     const updates = this.plan.states.flatMap((s): Step[] =>
       s.update === undefined || s.update === s.buffer ? [] : [{ k: "copy", from: s.update, to: s.buffer }],
     );
-    const list = [...this.plan.steps, ...updates].map((step) => commandOf(this.plan, step, module, this.bound.env, bind));
+    const list = [...this.plan.steps, ...updates].map((step, i) => {
+      const same = known?.list[i];
+      return same !== undefined && !stepSymbols(step).some((name) => changed.has(name))
+        ? same
+        : commandOf(this.plan, step, module, env, bind);
+    });
     this.#commands = { arena, list };
     return list;
   }
@@ -154,4 +181,16 @@ export class Layout {
 
 function unfit(plan: Plan, cause: unknown): InputError {
   return new InputError(`${plan.name} cannot run on these sizes: ${messageOf(cause)}`, { cause });
+}
+
+const symbolsOfSteps = new WeakMap<Step, readonly string[]>();
+
+/** The sizes that a step's command depends on besides its buffers. */
+function stepSymbols(step: Step): readonly string[] {
+  if (step.k === "copy") return [];
+  const before = symbolsOfSteps.get(step);
+  if (before !== undefined) return before;
+  const made = [...new Set([...step.dims, step.flops, step.bytes].flatMap((text) => dimSymbols(dimParse(text))))];
+  symbolsOfSteps.set(step, made);
+  return made;
 }

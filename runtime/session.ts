@@ -11,7 +11,7 @@ import type { Binding, Device, DeviceBuffer, KernelModule } from "./device.ts";
 import { WasmDevice } from "./devices/wasm/device.ts";
 import type { SimdChoice } from "./devices/wasm/module.ts";
 import { ArtefactError, DeviceError, type UhdError } from "./errors.ts";
-import { checkInputs } from "./inputs.ts";
+import { checkInputs, type Inputs } from "./inputs.ts";
 import { checkMemory } from "./memory.ts";
 import { machineMemory } from "./platform.ts";
 import { prepare, Weights } from "./prepare.ts";
@@ -140,7 +140,7 @@ export class Session implements AsyncDisposable {
    * ResourceError when they need more memory than there is (before allocating), DeviceError when a kernel fails;
    * an abort rejects with `signal.reason` and leaves the session usable.
    */
-  run(inputs: Readonly<Record<string, Tensor>>, options: RunOptions = {}): Promise<RunResult> {
+  run(inputs: Inputs, options: RunOptions = {}): Promise<RunResult> {
     const result = this.#tail.then(() => {
       this.#check();
       return this.#run(inputs, options);
@@ -150,8 +150,8 @@ export class Session implements AsyncDisposable {
   }
 
   /** The layout of a run with inputs of these sizes: sizes, shape code, memory. Nothing is allocated. */
-  layout(inputShapes: Readonly<Record<string, readonly number[]>>): BoundPlan {
-    return this.#layouts.get(inputShapes).bound;
+  layout(inputShapes: Readonly<Record<string, readonly number[]>>, integers: Readonly<Record<string, number>> = {}): BoundPlan {
+    return this.#layouts.get(inputShapes, integers).bound;
   }
 
   async close(): Promise<void> {
@@ -171,11 +171,11 @@ export class Session implements AsyncDisposable {
     return this.close();
   }
 
-  async #run(inputs: Readonly<Record<string, Tensor>>, { signal, onProgress }: RunOptions): Promise<RunResult> {
+  async #run(inputs: Inputs, { signal, onProgress }: RunOptions): Promise<RunResult> {
     const begin = performance.now();
     signal?.throwIfAborted();
     const given = checkInputs(this.plan, inputs);
-    const layout = this.#layouts.get(given.shapes);
+    const layout = this.#layouts.get(given.shapes, given.integers);
     const arena = this.#provide(layout);
     const { tables } = layout;
     const shaped = performance.now();

@@ -45,6 +45,7 @@ describe("binding", () => {
       { name: "H", lower: 1, upper: 100 },
       { name: "T", lower: 0 },
     ],
+    limits: [],
     host: {
       ...emptyHostProgram,
       bindings: [

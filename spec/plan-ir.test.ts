@@ -26,6 +26,7 @@ const small: Plan = {
     { name: "T", lower: 1, upper: 4096 },
     { name: "P", lower: 0 },
   ],
+  limits: [{ value: "T + P", most: "4096", says: "too many" }],
   host: { ...emptyHostProgram, bindings: [{ name: "P", value: { k: "lit", v: 3 }, symbol: true, loc: "a.uhd:1:2" }] },
   tables: [{ name: "offsets", dtype: "i32", shape: ["P + 1"], value: { k: "var", name: "offsets" } }],
   inputs: [{ name: "x", buffer: 0 }],
@@ -126,9 +127,10 @@ const anyPlan: fc.Arbitrary<Plan> = fc.record({
   name: anyName,
   symbols: list(
     fc
-      .tuple(anyName, fc.nat(5), fc.option(fc.nat(99), { nil: undefined }))
-      .map(([name, lower, upper]) => (upper === undefined ? { name, lower } : { name, lower, upper })),
+      .tuple(anyName, fc.nat(5), fc.option(fc.nat(99), { nil: undefined }), fc.constantFrom({}, { argument: true as const }))
+      .map(([name, lower, upper, given]) => (upper === undefined ? { name, lower, ...given } : { name, lower, upper, ...given })),
   ),
+  limits: list(fc.record({ value: sizeText, most: sizeText, says: anyName })),
   host: anyHost,
   tables: list(fc.record({ name: anyName, dtype, shape: list(sizeText), value: anyHostExpr })),
   inputs: list(entry),
@@ -158,6 +160,7 @@ describe("the text of a plan", () => {
       "plan "small" version 1 {
         symbol T: 1..4096
         symbol P: 0..
+        limit {"T + P"} to {4096} "too many"
         size P at "a.uhd:1:2" = {"k":"lit","v":3}
         table 0 offsets: i32[P + 1] = {"k":"var","name":"offsets"}
         buffer %0 x: f32[T, 8] input

@@ -53,6 +53,7 @@ const handPlan: Plan = {
   version: 1,
   name: "hand",
   symbols: [{ name: "N", lower: 1, upper: 100_000_000 }],
+  limits: [],
   host: {
     functions: [],
     bindings: [

@@ -204,6 +204,8 @@ export interface Build {
   readonly tables: Map<string, ValueId>;
   /** By the text of the dimension. */
   readonly ragged: Map<string, Ragged>;
+  /** Where each state is declared, by its name in the graph. */
+  readonly states: Map<string, Span>;
   /** Symbols made for host integers, by the expression's JSON. */
   readonly symbols: Map<string, Dim>;
   /** Host variables whose values are known at compile time. */
@@ -216,6 +218,8 @@ export interface Build {
   calls: readonly Span[];
   /** Modules being instantiated, outermost first. */
   modules: readonly string[];
+  /** Checkpoint prefix of the module whose forward is being elaborated: states have it before their names. */
+  path: string;
   /** A definition alone: sizes are symbols, and what depends on their values is undecided. */
   readonly abstract: boolean;
   /** The symbols that stand for module arguments in an abstract check. */

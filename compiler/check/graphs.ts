@@ -6,11 +6,11 @@ import { GraphBuilder } from "../ir/graph/build.ts";
 import type { Graph, TensorType } from "../ir/graph/types.ts";
 import type { HostExpr, HostFunction } from "../ir/plan/host.ts";
 import { typeRule } from "../../ops/index.ts";
-import type { DimExpr, ForwardItem, Parameter } from "../syntax/ast.ts";
+import type { DimExpr, Expr, ForwardItem, Parameter } from "../syntax/ast.ts";
 import { constantOf } from "./constants.ts";
 import { Namer, Scope, symbolValue, type Build, type Cx, type Entity, type HostVal, type ModuleEntity } from "./context.ts";
 import { hostExpr } from "./values.ts";
-import { hostTypeOf } from "./items.ts";
+import { hostTypeOf, noBounds } from "./items.ts";
 import { forwardBody, instantiate } from "./modules.ts";
 import { declaredType, dtypeOf, implicitName } from "./shapes.ts";
 
@@ -22,12 +22,14 @@ function newBuild(name: string, abstract: boolean): Build {
     params: new Map(),
     tables: new Map(),
     ragged: new Map(),
+    states: new Map(),
     symbols: new Map(),
     known: new Map(),
     origins: new Map(),
     made: new Map(),
     calls: [],
     modules: [],
+    path: "",
     abstract,
     loose: new Set(),
     nodes: 0,
@@ -40,7 +42,7 @@ function declareSizes(cx: Cx, build: Build, dims: readonly DimExpr[], scope: Sco
   for (const d of dims) {
     const name = implicitName(d, scope);
     if (name !== undefined) {
-      const [lower, upper] = d.bounds === undefined ? [0, undefined] : boundsOf(cx, d, scope);
+      const [lower, upper] = d.bounds === undefined ? [0, undefined] : boundsOf(cx, d.bounds, scope);
       const size = build.builder.symbol(build.namer.fresh(name), lower, upper);
       scope.define(name, symbolValue(size.text), d.span);
       build.origins.set(size.text, { span: d.span, what: `${name} is a size of the signature` });
@@ -53,12 +55,31 @@ function declareSizes(cx: Cx, build: Build, dims: readonly DimExpr[], scope: Sco
   }
 }
 
-function boundsOf(cx: Cx, d: DimExpr, scope: Scope): readonly [number, number | undefined] {
-  if (d.bounds?.kind !== "range") {
-    if (d.bounds !== undefined) cx.report.error("UHD0308", d.bounds.span, "the bounds of a size are a range", { expected: "1..=20000" });
+/** An integer of a graph is a symbol as sizes are, and shape code and tensor code use it alike. */
+function declareArgument(cx: Cx, build: Build, p: Parameter, scope: Scope): void {
+  const [lower, upper] = p.bounds === undefined ? [0, undefined] : boundsOf(cx, p.bounds, scope);
+  const before = scope.names.get(p.name.name);
+  if (before !== undefined) {
+    cx.report.error("UHD0102", p.name.span, `${p.name.name} is declared twice`, {
+      notes: [{ span: before.span, message: "it is declared here" }],
+    });
+    return;
+  }
+  const symbol = build.builder.argument(build.namer.fresh(p.name.name), lower, upper);
+  scope.define(p.name.name, symbolValue(symbol.text), p.name.span);
+  build.origins.set(symbol.text, { span: p.span, what: `${p.name.name} is an integer of each run` });
+}
+
+function isInteger(p: Parameter): boolean {
+  return p.type.kind === "name" && p.type.name === "int";
+}
+
+function boundsOf(cx: Cx, bounds: Expr, scope: Scope): readonly [number, number | undefined] {
+  if (bounds.kind !== "range") {
+    cx.report.error("UHD0308", bounds.span, "the bounds of a size are a range", { expected: "1..=20000" });
     return [0, undefined];
   }
-  const ends = [d.bounds.from, d.bounds.to].map((e) => {
+  const ends = [bounds.from, bounds.to].map((e) => {
     const v = hostExpr(cx, e, scope);
     const known = v === undefined ? undefined : constantOf(cx, v, e.span);
     if (v !== undefined && (typeof known !== "number" || !Number.isInteger(known) || known < 0)) {
@@ -70,9 +91,9 @@ function boundsOf(cx: Cx, d: DimExpr, scope: Scope): readonly [number, number | 
     return typeof known === "number" ? known : undefined;
   });
   const [lower = 0, to] = ends;
-  const upper = to === undefined || d.bounds.inclusive ? to : to - 1;
+  const upper = to === undefined || bounds.inclusive ? to : to - 1;
   if (upper !== undefined && upper < lower)
-    cx.report.error("UHD0308", d.bounds.span, "no size is within these bounds", { found: `${lower} to ${upper}` });
+    cx.report.error("UHD0308", bounds.span, "no size is within these bounds", { found: `${lower} to ${upper}` });
   return [lower, upper];
 }
 
@@ -89,15 +110,19 @@ export function elaborateGraph(cx: Cx, entity: Extract<Entity, { k: "graph" }>):
   cx.build = build;
   const scope = new Scope(unit, build.namer);
   for (const p of item.params) {
-    if (p.type.kind === "tensor") declareSizes(cx, build, p.type.dims, scope);
+    if (p.type.kind === "tensor") {
+      declareSizes(cx, build, p.type.dims, scope);
+      noBounds(cx, p);
+    } else if (isInteger(p)) declareArgument(cx, build, p, scope);
     else if (p.type.kind !== "error")
-      cx.report.error("UHD0306", p.type.span, "an input of a graph is a tensor", {
-        expected: "f32[…]",
-        help: "a setting is a config, a number at each run is a tensor such as i32[]",
+      cx.report.error("UHD0306", p.type.span, "an input of a graph is a tensor or an integer", {
+        expected: "f32[…] or int",
+        help: "a setting is a config, a number at each run is a tensor such as f32[]",
       });
     if (p.value !== undefined) cx.report.error("UHD0209", p.value.span, "inputs of graphs have no defaults");
   }
   for (const p of item.params) {
+    if (isInteger(p)) continue;
     const type = p.type.kind === "tensor" ? declaredType(cx, p.type, scope) : undefined;
     const seen = scope.names.get(p.name.name);
     if (seen !== undefined)
@@ -180,6 +205,7 @@ export function checkDefinition(cx: Cx, entity: ModuleEntity): void {
   cx.build = build;
   const args = new Map<string, HostVal>();
   for (const p of item.params) {
+    noBounds(cx, p);
     const type = hostTypeOf(cx, p.type, unit);
     const name = build.namer.fresh(p.name.name);
     if (type.k === "int") {
@@ -203,6 +229,8 @@ export function checkDefinition(cx: Cx, entity: ModuleEntity): void {
 
 function checkForward(cx: Cx, build: Build, forward: ForwardItem, scope: Scope, module: string): void {
   build.modules = [module];
+  build.states.clear();
+  for (const p of forward.params) noBounds(cx, p);
   for (const p of forward.params) if (p.type.kind === "tensor") declareSizes(cx, build, p.type.dims, scope);
   for (const p of forward.params) {
     if (scope.names.has(p.name.name)) cx.report.error("UHD0102", p.name.span, `${p.name.name} is declared twice`);

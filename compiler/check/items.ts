@@ -5,7 +5,7 @@ import { closest } from "../diagnostics/index.ts";
 import { isDType } from "../ir/dtype.ts";
 import type { Span } from "../ir/loc.ts";
 import type { HostValue } from "../ir/plan/host.ts";
-import type { Expr, TypeExpr } from "../syntax/ast.ts";
+import type { Expr, Parameter, TypeExpr } from "../syntax/ast.ts";
 import { constantOf, knownValue } from "./constants.ts";
 import {
   errorValue,
@@ -191,6 +191,7 @@ function checkBody(cx: Cx, info: FunctionInfo, params: readonly HostType[]): voi
   const names = item.params.map((p, i) => {
     if (scope.names.has(p.name.name)) cx.report.error("UHD0102", p.name.span, `the parameter ${p.name.name} is given twice`);
     if (p.value !== undefined) cx.report.error("UHD0209", p.value.span, "parameters of shape functions have no defaults");
+    noBounds(cx, p);
     const name = namer.fresh(p.name.name);
     scope.define(p.name.name, { k: "host", type: params[i] ?? errorType, expr: { k: "var", name } }, p.name.span);
     return name;
@@ -213,4 +214,12 @@ function checkBody(cx: Cx, info: FunctionInfo, params: readonly HostType[]): voi
   if (body === undefined || cx.report.errors > before) info.broken = true;
   cx.functions.set(info.name, { name: info.name, params: names, body: body?.expr ?? { k: "lit", v: 0 } });
   info.state = "done";
+}
+
+/** Only integers that a graph is given have bounds of their own. */
+export function noBounds(cx: Cx, p: Parameter): void {
+  if (p.bounds !== undefined)
+    cx.report.error("UHD0308", p.bounds.span, "bounds are for the sizes of a tensor and the integers of a graph", {
+      expected: "f32[H in 1..=20000], or n: int in 0..=9 in a graph",
+    });
 }

@@ -407,13 +407,15 @@ export function callInstance(cx: Cx, instance: Instance, forward: ForwardItem, a
   cx.report.uses = outerUses;
   if (!fitting) return errorValue;
   for (const t of tensors) scope.define(t.name, t.value, t.span);
-  const outer = build.calls;
+  const [outer, outerPath] = [build.calls, build.path];
   build.calls = [span, ...outer];
+  build.path = instance.path;
   // Of the calls around only the innermost, of the modules around all: sizes come from their arguments.
   cx.report.uses = [{ span, message: `in ${callee}, called here` }, made, ...outerUses.filter((u) => u.message.endsWith("made here"))];
   const value = forwardBody(cx, build, forward, scope);
   cx.report.uses = outerUses;
   build.calls = outer;
+  build.path = outerPath;
   return value;
 }
 

@@ -22,7 +22,7 @@ import {
 import { hostPattern } from "./expr.ts";
 import { asHost, hostExpr, kindText } from "./values.ts";
 import { coerce, hostTypeOf } from "./items.ts";
-import { useModule } from "./modules.ts";
+import { joinPath, useModule } from "./modules.ts";
 import { suggestion } from "./report.ts";
 import { checkType, declaredType } from "./shapes.ts";
 import { graphOf } from "./tensor.ts";
@@ -141,11 +141,22 @@ function statement(cx: Cx, s: Statement, scope: Scope): void {
         define(cx, scope, s.name.name, errorValue, s);
         return;
       }
+      const name = joinPath(build.path, s.name.name);
+      const before = build.states.get(name);
+      if (before !== undefined) {
+        cx.report.error("UHD0102", s.name.span, `the state ${name} is declared twice`, {
+          notes: [{ span: before, message: "it is declared here" }],
+          help: "each part has states of its own: use one for each",
+        });
+        define(cx, scope, s.name.name, errorValue, s);
+        return;
+      }
+      build.states.set(name, s.span);
       build.builder.at([s.span, ...build.calls]);
-      const id = build.builder.state(s.name.name, type);
+      const id = build.builder.state(name, type);
       build.made.set(id, { span: s.type.span, what: `${s.name.name} is declared here` });
       if (define(cx, scope, s.name.name, { k: "tensor", id }, s))
-        scope.define(s.name.name, { k: "tensor", id }, s.span, { mutable: true, state: s.name.name });
+        scope.define(s.name.name, { k: "tensor", id }, s.span, { mutable: true, state: name });
       return;
     }
     default:

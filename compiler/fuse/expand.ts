@@ -5,7 +5,7 @@ import { dimConstant, type Dim, type DimSymbol } from "../ir/dim.ts";
 import { bool, f32, i32, load, variable } from "../ir/kernel/build.ts";
 import { Simplifier } from "../ir/kernel/simplify.ts";
 import { scalarTypeOf, type Expr } from "../ir/kernel/types.ts";
-import type { ConstantNode, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
+import type { ConstantNode, Graph, GraphNode, OpNode, TensorType, ValueId } from "../ir/graph/types.ts";
 import { linearIndex } from "../../ops/expr.ts";
 import { normaliseAttrs, opOf } from "../../ops/index.ts";
 
@@ -13,6 +13,46 @@ import { normaliseAttrs, opOf } from "../../ops/index.ts";
 export interface Values {
   readonly nodes: ReadonlyMap<ValueId, GraphNode>;
   readonly symbols: readonly DimSymbol[];
+  /** See Note [Written in place]; none when left out. */
+  readonly inPlace?: ReadonlyMap<ValueId, ValueId>;
+}
+
+// Note [Written in place]. `cache = write_rows(cache, rows, at: past)` must cost the rows, not the cache. Where the new
+// value of a state is an op that overwrites (ops/define.ts) the state itself, and nothing else reads the state, old and
+// new value share the state's buffer: the op's kernel goes over the elements of operand 1 and stores each at its place,
+// and what reads the new value reads the state. Kernels run in the order of the graph, in which readers of the new
+// value stand behind it, and there are none of the old.
+
+/** By the value that is written in place, its state. */
+export function inPlaceWrites(graph: Graph): ReadonlyMap<ValueId, ValueId> {
+  const states = new Map(graph.nodes.flatMap((n) => (n.kind === "state" ? [[n.id, n.name] as const] : [])));
+  const uses = new Map<ValueId, number>();
+  const read = (v: ValueId): void => void uses.set(v, (uses.get(v) ?? 0) + 1);
+  for (const n of graph.nodes) if (n.kind === "op") n.operands.forEach(read);
+  for (const { value } of [...graph.outputs, ...graph.updates]) if (states.has(value)) read(value);
+  const found = new Map<ValueId, ValueId>();
+  for (const n of graph.nodes) {
+    const [state] = n.kind === "op" && opOf(n.op).overwrites !== undefined ? n.operands : [];
+    const name = state === undefined ? undefined : states.get(state);
+    if (state === undefined || name === undefined || uses.get(state) !== 1) continue;
+    if (graph.updates.some((u) => u.state === name && u.value === n.id)) found.set(n.id, state);
+  }
+  return found;
+}
+
+/** What the kernel of a value goes over: its elements, or those that it writes in place. */
+export function writtenType(values: Values, root: ValueId): TensorType {
+  const node = nodeOf(values, root);
+  const rows = values.inPlace?.has(root) === true && node.kind === "op" ? node.operands[1] : undefined;
+  return rows === undefined ? node.type : nodeOf(values, rows).type;
+}
+
+/** Where the element of a root at `index` is stored. */
+export function placeOf(values: Values, root: ValueId, index: readonly Expr[]): Expr {
+  const node = nodeOf(values, root);
+  const overwrites = values.inPlace?.has(root) === true && node.kind === "op" ? opOf(node.op).overwrites : undefined;
+  const place = overwrites === undefined || node.kind !== "op" ? index : overwrites.place(index, normaliseAttrs(node.op, node.attrs));
+  return linearIndex(place, node.type.shape);
 }
 
 export interface ExpandOptions {
@@ -64,8 +104,11 @@ export class Expander {
     return dimConstant(extent) === 1 ? i32(0) : variable(name);
   }
 
-  /** The element of `value` at `index` through its definition, though others load it. */
+  /** The element of `value` at `index` through its definition, though others load it; of what it writes, in place. */
   root(value: ValueId, index: readonly Expr[]): Expr {
+    const node = nodeOf(this.values, value);
+    const rows = this.values.inPlace?.has(value) === true && node.kind === "op" ? node.operands[1] : undefined;
+    if (rows !== undefined) return this.simplifier.again(this.element(rows, index));
     const first = this.simplifier.simplify(this.definition(value, index));
     // Indices inside a reduction are made before the range of its axis is known.
     return this.names === 0 ? first : this.simplifier.again(first);

@@ -6,7 +6,7 @@ import type { Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
 import { locText } from "../ir/loc.ts";
 import { opOf } from "../../ops/index.ts";
 import { parametric } from "../passes/merge-projections.ts";
-import { bufferOf, isSplat, nodeOf, type Values } from "./expand.ts";
+import { bufferOf, inPlaceWrites, isSplat, nodeOf, type Values } from "./expand.ts";
 import { hasFold, mayJoin, rowsWith, type Group } from "./legality.ts";
 
 export interface FuseOptions {
@@ -69,7 +69,7 @@ class Fuser {
   constructor(graph: Graph, options: FuseOptions) {
     this.graph = graph;
     this.options = options;
-    this.values = { nodes: new Map(graph.nodes.map((n) => [n.id, n])), symbols: graph.symbols };
+    this.values = { nodes: new Map(graph.nodes.map((n) => [n.id, n])), symbols: graph.symbols, inPlace: inPlaceWrites(graph) };
     for (const n of graph.nodes) {
       if (n.kind !== "op") continue;
       for (const [operand, o] of n.operands.entries()) this.uses.set(o, [...(this.uses.get(o) ?? []), { by: n, operand }]);

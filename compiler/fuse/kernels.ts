@@ -9,7 +9,7 @@ import { add, binary, i32, load, mapOperands, mul, operandsOf, select, typeOfExp
 import { Interner, Reads } from "../ir/kernel/intern.ts";
 import { scalarTypeOf, type Axis, type Expr, type Kernel, type KernelBuffer, type Pattern, type Stage } from "../ir/kernel/types.ts";
 import { linearIndex } from "../../ops/expr.ts";
-import { Expander, nodeOf, type Values } from "./expand.ts";
+import { Expander, nodeOf, placeOf, writtenType, type Values } from "./expand.ts";
 import { axisName, contractionFold, expandGroup, type Group } from "./legality.ts";
 import { attentionParts, contractionParts, productParts } from "./patterns.ts";
 
@@ -87,17 +87,13 @@ function axesOf(shape: readonly Dim[]): readonly Axis[] {
 }
 
 /** The position of the root's element in its buffer. */
-function storeIndex(shape: readonly Dim[], expander: Expander): Expr {
-  return expander.simplifier.simplify(
-    linearIndex(
-      shape.map((d, i) => expander.axis(axisName(i), d)),
-      shape,
-    ),
-  );
+function storeIndex(values: Values, root: ValueId, expander: Expander): Expr {
+  const index = writtenType(values, root).shape.map((d, i) => expander.axis(axisName(i), d));
+  return expander.simplifier.simplify(placeOf(values, root, index));
 }
 
 function matmulKernel(values: Values, g: Group, contraction: ValueId, packed: boolean): BuiltKernel {
-  const { shape } = nodeOf(values, g.root).type;
+  const { shape } = writtenType(values, g.root);
   const acc = variable("acc", "f32");
   const expander = new Expander(values, { isInlined: (v) => g.inlined.has(v), replace: (v) => (v === contraction ? acc : undefined) });
   const index = shape.map((d, i) => expander.axis(axisName(i), d));
@@ -131,7 +127,7 @@ function matmulKernel(values: Values, g: Group, contraction: ValueId, packed: bo
   }
   const stages: Stage[] = [
     { k: "let", name: "acc", type: "f32", value: sum },
-    { k: "store", axes: [], buffer: "out", index: storeIndex(shape, expander), value },
+    { k: "store", axes: [], buffer: "out", index: storeIndex(values, g.root, expander), value },
   ];
   const kernel = { axes: axesOf(shape), stages, ...(pattern === undefined ? {} : { pattern }) };
   const times = new Map([...expander.times, [contraction, 1]]);
@@ -140,18 +136,18 @@ function matmulKernel(values: Values, g: Group, contraction: ValueId, packed: bo
 
 function attentionKernel(values: Values, g: Group): BuiltKernel {
   const { expander, value } = expandGroup(values, g);
-  const { shape } = nodeOf(values, g.root).type;
+  const { shape } = writtenType(values, g.root);
   const parts = attentionParts(value);
   const [query, head, feature] = [axisName(0), axisName(1), axisName(2)];
-  const stages: Stage[] = [{ k: "store", axes: [], buffer: "out", index: storeIndex(shape, expander), value }];
+  const stages: Stage[] = [{ k: "store", axes: [], buffer: "out", index: storeIndex(values, g.root, expander), value }];
   const pattern: Pattern | undefined = parts === undefined ? undefined : { k: "attention", query, head, feature, ...parts };
   return finish(values, g, { axes: axesOf(shape), stages, ...(pattern === undefined ? {} : { pattern }) }, expander.times);
 }
 
 function loopKernel(values: Values, g: Group): BuiltKernel {
   const { expander, value } = expandGroup(values, g);
-  const { shape } = nodeOf(values, g.root).type;
-  const index = storeIndex(shape, expander);
+  const { shape } = writtenType(values, g.root);
+  const index = storeIndex(values, g.root, expander);
   const axes = axesOf(shape).filter((a) => dimConstant(a.extent) !== 1);
   const rows = g.rows?.map(axisName);
   if (rows === undefined)

@@ -7,7 +7,7 @@ import { Reads } from "../ir/kernel/intern.ts";
 import type { Expr } from "../ir/kernel/types.ts";
 import { opOf } from "../../ops/index.ts";
 import { coefficient } from "../schedule/merge.ts";
-import { Expander, nodeOf, type Values } from "./expand.ts";
+import { Expander, nodeOf, writtenType, type Values } from "./expand.ts";
 import { chainsOf, contractionParts } from "./patterns.ts";
 
 /** One kernel to be: a value that is written, and the values that disappear into it. */
@@ -50,7 +50,7 @@ export function expandGroup(values: Values, g: Group, extra?: ValueId, watched?:
       return undefined;
     },
   });
-  const { shape } = nodeOf(values, g.root).type;
+  const { shape } = writtenType(values, g.root);
   const value = expander.root(
     g.root,
     shape.map((d, i) => expander.axis(axisName(i), d)),
@@ -121,7 +121,7 @@ function epilogue(values: Values, g: Group, node: OpNode): string | undefined {
   if (g.contraction !== undefined) return "its reader is a matrix multiply";
   if (g.rows !== undefined || g.heavy) return "its reader reduces, and a matrix multiply has no rows to give";
   const { positions } = expandGroup(values, g, node.id, node.id);
-  const { shape } = nodeOf(values, g.root).type;
+  const { shape } = writtenType(values, g.root);
   const [at] = positions;
   const same =
     positions.length === 1 &&
@@ -149,7 +149,7 @@ function row(values: Values, g: Group, node: OpNode): string | undefined {
 /** The dimensions of the root that give a row's reductions when `node` is reduced inside the kernel, or why not. */
 export function rowsWith(values: Values, g: Group, node: OpNode): readonly number[] | string {
   const { value } = expandGroup(values, g, node.id);
-  const { shape } = nodeOf(values, g.root).type;
+  const { shape } = writtenType(values, g.root);
   const own = shape.flatMap((d, i) => (dimConstant(d) === 1 ? [] : [i]));
   const names = new Map(own.map((i) => [axisName(i), i]));
   const reads = new Reads();
@@ -175,9 +175,8 @@ function once(values: Values, g: Group, node: OpNode): string | undefined {
   if (g.contraction !== undefined) return "its reader is a matrix multiply";
   if (g.rows !== undefined) return "its reader reduces it, so every element would be made more than once";
   const { value, positions } = expandGroup(values, g, node.id, node.id);
-  const root = nodeOf(values, g.root);
   const nested = chainsOf(value).some((c) => c !== value && [...new Reads().of(c)].some((n) => !/^i\d+$/.test(n)));
-  if (nested || positions.length !== 1 || dimProduct(root.type.shape).text !== dimProduct(node.type.shape).text)
+  if (nested || positions.length !== 1 || dimProduct(writtenType(values, g.root).shape).text !== dimProduct(node.type.shape).text)
     return "every element would be made more than once";
   return undefined;
 }

@@ -1,12 +1,14 @@
 // What a kernel computes, in operations: the op table's formulas over the nodes it holds, each as often as the kernel
 // makes its elements. Attention counts the pairs of queries and keys that see each other, which shape code knows.
 
-import { dim, dimAdd, dimMul, dimProduct, dimSymbol, type Dim } from "../ir/dim.ts";
+import { dim, dimAdd, dimBounds, dimMin, dimMul, dimProduct, dimSub, dimSymbol, type Dim, type DimSymbol } from "../ir/dim.ts";
+import { bytesOf } from "../ir/dtype.ts";
 import type { Graph, OpNode, ValueId } from "../ir/graph/types.ts";
 import type { HostExpr, HostProgram } from "../ir/plan/host.ts";
 import { normaliseAttrs, opOf } from "../../ops/index.ts";
-import { nodeOf, type Values } from "./expand.ts";
+import { bufferOf, nodeOf, writtenType, type Values } from "./expand.ts";
 import { packedType, panel, type BuiltKernel } from "./kernels.ts";
+import { hasFold, type Group } from "./legality.ts";
 
 /** Pairs that attention looks at, by node; and the shape code that defines the sizes they are given as. */
 export interface Pairs {
@@ -89,3 +91,56 @@ export function kernelFlops(values: Values, pairs: Pairs, { group: g, times }: B
   }
   return sum;
 }
+
+/**
+ * Bytes that the kernel reads and writes, each once: of operands that are looked at in places (rows of a table, a part of
+ * a cache) just those places, at most all.
+ */
+export function kernelBytes(values: Values, { kernel, operands, group: g }: BuiltKernel): Dim {
+  const touched = g.packs === undefined ? elementsRead(values, g) : new Map<ValueId, Dim>();
+  let sum = dim(0);
+  for (const [i, b] of kernel.buffers.entries()) {
+    const operand = operands[i];
+    const whole = dimProduct(b.shape);
+    const part =
+      operand?.k !== "value" ? undefined : operand.id === g.root ? dimProduct(writtenType(values, g.root).shape) : touched.get(operand.id);
+    sum = dimAdd(sum, dimMul(dim(bytesOf(b.dtype)), part === undefined ? whole : least(values, part, whole)));
+  }
+  return sum;
+}
+
+/** At most how many elements of each value the group's operations ask for. */
+function elementsRead(values: Values, g: Group): ReadonlyMap<ValueId, Dim> {
+  const asked = new Map<ValueId, Dim>([[g.root, dimProduct(writtenType(values, g.root).shape)]]);
+  // Readers stand behind what they read, and have larger numbers.
+  for (const id of [...g.inlined, g.root].sort((a, b) => b - a)) {
+    const node = nodeOf(values, id);
+    if (node.kind !== "op") continue;
+    const { kind, overwrites } = opOf(node.op);
+    const elementwise = kind === "elementwise" || kind === "movement" || (kind === "indexing" && !hasFold(values, node));
+    for (const [i, o] of node.operands.entries()) {
+      if (id === g.root && overwrites !== undefined && values.inPlace?.has(id) === true && i === 0) continue;
+      const whole = dimProduct(nodeOf(values, o).type.shape);
+      const mine = elementwise ? least(values, asked.get(id) ?? whole, whole) : whole;
+      const view = bufferOf(values, o);
+      for (const v of view === o || g.inlined.has(o) ? [o] : [o, view]) {
+        const before = asked.get(v);
+        asked.set(v, before === undefined || before.text === mine.text ? mine : dimAdd(before, mine));
+      }
+    }
+  }
+  return asked;
+}
+
+/** The smaller one; a `min` only where the bounds of sizes do not tell which that is. */
+function least(values: Values, a: Dim, b: Dim): Dim {
+  const known = bounds.get(values) ?? new Map(values.symbols.map((s) => [s.name, s]));
+  bounds.set(values, known);
+  const { lower, upper } = dimBounds(dimSub(a, b), known);
+  if (upper <= 0) return a;
+  if (lower >= 0) return b;
+  const [only] = a.monomials.length === 1 ? (a.monomials[0]?.atoms ?? []) : [];
+  return only?.kind === "min" && (only.a.text === b.text || only.b.text === b.text) ? a : dimMin(a, b);
+}
+
+const bounds = new WeakMap<Values, Map<string, DimSymbol>>();

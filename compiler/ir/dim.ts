@@ -23,6 +23,8 @@ export interface DimSymbol {
   readonly name: string;
   readonly lower: number;
   readonly upper?: number;
+  /** An integer that the caller gives at each run, by this name. All others are sizes of inputs or made by shape code. */
+  readonly argument?: true;
 }
 
 export class DimError extends Error {

@@ -2,8 +2,8 @@
 // alone goes to `prepare` and is kept. Offsets are not here: compiler/ir/plan/bind.ts places buffers when sizes are
 // known, the same way for a run and for `uhdc explain`.
 
-import { dim, dimAdd, dimMax, dimMul, dimProduct, type Dim } from "../ir/dim.ts";
-import { bytesOf, type DType } from "../ir/dtype.ts";
+import { dimMax, type Dim } from "../ir/dim.ts";
+import type { DType } from "../ir/dtype.ts";
 import type { Graph, GraphNode, ValueId } from "../ir/graph/types.ts";
 import type { ImpFunction } from "../ir/imp/types.ts";
 import type { Loc, Span } from "../ir/loc.ts";
@@ -12,7 +12,8 @@ import type { BufferId, Plan, PlanBuffer, PlanKernel, PlanParam, Step } from "..
 import { bufferOf, isSplat, nodeOf } from "../fuse/expand.ts";
 import type { Declined, Grouping } from "../fuse/groups.ts";
 import { packedType, type BuiltKernel, type Operand } from "../fuse/kernels.ts";
-import { kernelFlops, type Pairs } from "../fuse/work.ts";
+import { kernelBytes, kernelFlops, type Pairs } from "../fuse/work.ts";
+import { limitsOf } from "./limits.ts";
 import { scratchBytes } from "../targets/wasm/sizes.ts";
 
 export interface Dispatch {
@@ -56,7 +57,9 @@ class Planner {
     const made = new Set(dispatches.filter((d) => d.built.group.packs === undefined).map((d) => d.built.group.root));
     for (const o of graph.outputs) {
       const value = this.written(o.value, made);
-      if (made.has(value) && !this.grouping.fixed.has(value) && !this.results.has(value))
+      // What is written in place is in the state's buffer; a result is a copy of it.
+      const own = !this.grouping.fixed.has(value) && this.stateOf(value) === undefined;
+      if (made.has(value) && own && !this.results.has(value))
         this.results.set(value, { name: o.name, shape: nodeOf(this.grouping.values, o.value).type.shape });
     }
     for (const n of graph.nodes) if (n.kind === "input" || n.kind === "state") this.bufferFor({ k: "value", id: n.id });
@@ -87,6 +90,7 @@ class Planner {
       version: 1,
       name: graph.name,
       symbols: [...graph.symbols, ...this.pairs.bindings.map((b) => ({ name: b.name, lower: 0 }))],
+      limits: limitsOf(graph),
       host: { ...graph.host, bindings: [...graph.host.bindings, ...this.pairs.bindings] },
       tables: this.tables,
       inputs: graph.nodes.flatMap((n) => (n.kind === "input" ? [{ name: n.name, buffer: this.bufferFor({ k: "value", id: n.id }) }] : [])),
@@ -105,6 +109,11 @@ class Planner {
     return made.has(value) ? value : bufferOf(this.grouping.values, value);
   }
 
+  /** The state that a value is written into. */
+  private stateOf(value: ValueId): ValueId | undefined {
+    return this.grouping.values.inPlace?.get(value);
+  }
+
   private isFixed(value: ValueId): boolean {
     return this.grouping.fixed.has(value);
   }
@@ -113,7 +122,6 @@ class Planner {
     const at = steps?.length;
     const buffers = built.operands.map((o) => this.bufferFor(o));
     if (at !== undefined) for (const b of buffers) this.touch(b, at);
-    const bytes = built.kernel.buffers.reduce((sum, b) => dimAdd(sum, dimMul(dim(bytesOf(b.dtype)), dimProduct(b.shape))), dim(0));
     const unfused = steps === undefined ? undefined : this.unfused(built, steps);
     return {
       k: "dispatch",
@@ -123,7 +131,7 @@ class Planner {
       extents: built.kernel.axes.map((a) => a.extent.text),
       sources: built.kernel.sources.map(chainText),
       flops: kernelFlops(this.grouping.values, this.pairs, built).text,
-      bytes: bytes.text,
+      bytes: kernelBytes(this.grouping.values, built).text,
       ...(unfused === undefined ? {} : { unfused }),
       stage: stageOf(built.kernel.sources, this.graph.name),
     };
@@ -193,6 +201,8 @@ class Planner {
   }
 
   private valueBuffer(id: ValueId): BufferId {
+    const state = this.stateOf(id);
+    if (state !== undefined) return this.bufferFor({ k: "value", id: state });
     const node = nodeOf(this.grouping.values, id);
     const { dtype, shape } = node.type;
     switch (node.kind) {

@@ -27,7 +27,7 @@ export const keepOp: RewriteOp = (node, of, builder) => builder.op(node.op, node
 
 export function rewrite(graph: Graph, op: RewriteOp, keep: (node: GraphNode) => boolean = () => true): Graph {
   const builder = new GraphBuilder(graph.name, typeRule);
-  for (const s of graph.symbols) builder.symbol(s.name, s.lower, s.upper);
+  for (const s of graph.symbols) builder.declare(s);
   builder.setHost(graph.host);
   const made = new Map<ValueId, ValueId>();
   const of = (id: ValueId): ValueId => {

@@ -111,6 +111,8 @@ export type TypeExpr =
 export interface Parameter extends Node {
   readonly name: Ident;
   readonly type: TypeExpr;
+  /** `past: int in 0..=4096`: bounds of an integer that a graph is given at each run. */
+  readonly bounds?: Expr;
   /** Default value (module arguments). */
   readonly value?: Expr;
 }

@@ -125,7 +125,12 @@ function settings(s: Source, list: readonly Setting[], from: number): Doc {
 function parameters(s: Source, params: readonly Parameter[], from: number, grouped = true): Doc {
   const pieces = params.map((p): Piece => ({
     span: p.span,
-    doc: () => [`${p.name.name}: `, type(s, p.type), p.value === undefined ? "" : [" = ", expr(s, p.value)]],
+    doc: () => [
+      `${p.name.name}: `,
+      type(s, p.type),
+      p.bounds === undefined ? "" : [" in ", expr(s, p.bounds)],
+      p.value === undefined ? "" : [" = ", expr(s, p.value)],
+    ],
   }));
   return s.list("(", from, pieces, { grouped });
 }

@@ -317,13 +317,18 @@ export class UhdParser extends EmbeddedActionsParser {
           const name = this.CONSUME(T.Identifier);
           this.CONSUME(T.Colon);
           const type = this.SUBRULE(this.type);
-          const value = this.OPTION(() => {
+          const bounds = this.OPTION(() => {
+            this.CONSUME(T.In);
+            return this.SUBRULE(this.range);
+          });
+          const value = this.OPTION2(() => {
             this.CONSUME(T.Assign);
             return this.SUBRULE(this.expression);
           });
-          this.ACTION(() =>
-            params.push({ name: this.ident(name), type, ...(value === undefined ? {} : { value }), span: this.since(name) }),
-          );
+          this.ACTION(() => {
+            const more = { ...(bounds === undefined ? {} : { bounds }), ...(value === undefined ? {} : { value }) };
+            params.push({ name: this.ident(name), type, ...more, span: this.since(name) });
+          });
         },
       });
       this.CONSUME(T.RightParen);

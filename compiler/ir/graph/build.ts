@@ -65,6 +65,17 @@ export class GraphBuilder {
     return dimSymbol(name);
   }
 
+  /** Declares an integer that is given at each run. */
+  argument(name: string, lower = 0, upper?: number): Dim {
+    this.#symbols.set(name, { name, lower, ...(upper === undefined ? {} : { upper }), argument: true });
+    return dimSymbol(name);
+  }
+
+  /** Declares a symbol of another graph. */
+  declare(s: DimSymbol): void {
+    this.#symbols.set(s.name, s);
+  }
+
   /** The location that following nodes get. Returns the one before. */
   at(loc: Loc): Loc {
     const before = this.#loc;

@@ -108,10 +108,11 @@ export function parseGraph(text: string): Graph {
     else if (c.match(/(?=%)/y) !== undefined) nodes.push(parseNode(c, spans));
     else if (c.take("span ")) spans.line(c);
     else if (c.take("symbol ")) symbols.push(parseSymbol(c));
+    else if (c.take("argument ")) symbols.push({ ...parseSymbol(c), argument: true });
     else if (c.take("host ")) host = c.json(false) as HostProgram;
     else if (c.take("output ")) outputs.push({ name: c.string(), value: parseTarget(c) });
     else if (c.take("update ")) updates.push({ state: c.string(), value: parseTarget(c) });
-    else c.fail("a value, symbol, host, span, output or update");
+    else c.fail("a value, symbol, argument, host, span, output or update");
     c.end();
   }
   if (name === undefined || !closed)

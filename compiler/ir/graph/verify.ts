@@ -26,7 +26,10 @@ export function verifyGraph(graph: Graph, typeRule: TypeRule): string[] {
   const types = new Map<ValueId, TensorType>();
   const declared = new Set(graph.symbols.map((s) => s.name));
   if (declared.size !== graph.symbols.length) wrong.push("a symbol is declared twice");
-  const known = new Set(graph.host.bindings.filter((b) => b.symbol).map((b) => b.name));
+  const known = new Set([
+    ...graph.host.bindings.filter((b) => b.symbol).map((b) => b.name),
+    ...graph.symbols.filter((s) => s.argument === true).map((s) => s.name),
+  ]);
   for (const node of graph.nodes) {
     if (node.kind !== "input" && node.kind !== "state") continue;
     for (const size of node.type.shape) if (dimSymbols(size).length === 1 && dimSymbols(size)[0] === size.text) known.add(size.text);

@@ -2,7 +2,7 @@
 // buffer, and a place in the arena for those that live there. The same function serves the runtime and
 // `uhdc explain`, so what is reported is what is run. Allocates nothing.
 
-import { dimEval, dimParse, dimSymbols, DimError, type DimEnv } from "../dim.ts";
+import { dim, dimEval, dimParse, dimProduct, dimSymbols, DimError, type Dim, type DimEnv } from "../dim.ts";
 import { bytesOf } from "../dtype.ts";
 import { runHostProgram, type HostRun } from "./host-eval.ts";
 import type { BufferId, Plan } from "./types.ts";
@@ -32,12 +32,36 @@ function footprint(bytes: number): number {
   return Math.ceil((bytes + slackBytes) / alignment) * alignment;
 }
 
+/** What the sizes of buffers depend on; computed once a plan. */
+interface Sizes {
+  readonly counts: readonly Dim[];
+  readonly symbols: ReadonlySet<string>;
+}
+
+const sizesByPlan = new WeakMap<Plan, Sizes>();
+
+function sizesOf(plan: Plan): Sizes {
+  const before = sizesByPlan.get(plan);
+  if (before !== undefined) return before;
+  const counts = plan.buffers.map((b) => dimProduct(b.shape.map((text) => dimParse(text))));
+  const made = { counts, symbols: new Set(counts.flatMap((d) => dimSymbols(d))) };
+  sizesByPlan.set(plan, made);
+  return made;
+}
+
 /**
- * `inputShapes` by the inputs' names. Throws BindError when they do not fit the declared shapes or bounds, and
- * HostError when shape code has no answer for them.
+ * `inputShapes` by the inputs' names, and the integers that the plan asks for. Throws BindError when they do not fit the
+ * declared shapes, bounds or limits, and HostError when shape code has no answer for them. Where no size of a buffer differs from `before`'s, its places are used again: an integer
+ * that grows with every token costs its shape code and nothing else.
  */
-export function bindPlan(plan: Plan, inputShapes: Readonly<Record<string, readonly number[]>>): BoundPlan {
-  const run = runHostProgram(plan.host, inputSizes(plan, inputShapes));
+export function bindPlan(
+  plan: Plan,
+  inputShapes: Readonly<Record<string, readonly number[]>>,
+  integers: DimEnv = {},
+  before?: BoundPlan,
+): BoundPlan {
+  const given = { ...inputSizes(plan, inputShapes), ...integersOf(plan, integers) };
+  const run = runHostProgram(plan.host, given);
   const env = run.symbols;
   for (const { name, lower, upper } of plan.symbols) {
     const value = env[name];
@@ -45,8 +69,15 @@ export function bindPlan(plan: Plan, inputShapes: Readonly<Record<string, readon
     if (value < lower || value > (upper ?? Infinity))
       throw new BindError(`${plan.name}: ${name} is ${value}, outside ${lower}…${upper ?? ""}`);
   }
-  const bytes = plan.buffers.map((buffer) => {
-    const elements = buffer.shape.reduce((n, text) => n * dimEval(dimParse(text), env), 1) + buffer.slack;
+  for (const { value, most, says } of plan.limits) {
+    const [found, limit] = [dimEval(dimParse(value), env), dimEval(dimParse(most), env)];
+    if (found > limit) throw new BindError(`${plan.name}: ${says}: ${value} is ${found}, and there are ${limit}`);
+  }
+  const { counts, symbols } = sizesOf(plan);
+  if (before !== undefined && [...symbols].every((name) => before.env[name] === env[name]))
+    return { env, run, buffers: before.buffers, arenaBytes: before.arenaBytes };
+  const bytes = plan.buffers.map((buffer, id) => {
+    const elements = dimEval(counts[id] ?? dim(0), env) + buffer.slack;
     if (!Number.isSafeInteger(elements) || elements < 0)
       throw new BindError(`${plan.name}: ${buffer.name} would have ${elements} elements`);
     return elements * bytesOf(buffer.dtype);
@@ -57,6 +88,22 @@ export function bindPlan(plan: Plan, inputShapes: Readonly<Record<string, readon
     ),
   );
   return { env, run, buffers: bytes.map((n, id) => ({ offset: offsets.get(id) ?? 0, bytes: n })), arenaBytes: total };
+}
+
+/** The integers that the plan asks for; their bounds are checked with those of all symbols. */
+function integersOf(plan: Plan, integers: DimEnv): DimEnv {
+  const names = plan.symbols.filter((s) => s.argument === true).map((s) => s.name);
+  const extra = Object.keys(integers).find((name) => !names.includes(name));
+  if (extra !== undefined)
+    throw new BindError(`${plan.name}: ${extra} is not an integer of the graph; there are ${names.join(", ") || "none"}`);
+  const found: Record<string, number> = {};
+  for (const name of names) {
+    const value = Object.hasOwn(integers, name) ? integers[name] : undefined;
+    if (value === undefined || !Number.isSafeInteger(value))
+      throw new BindError(`${plan.name}: ${name} is an integer, found ${value === undefined ? "nothing" : value}`);
+    found[name] = value;
+  }
+  return found;
 }
 
 /** The symbols that the inputs' shapes give. Axes that are expressions are checked once their symbols are known. */

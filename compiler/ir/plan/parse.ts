@@ -4,7 +4,7 @@
 import { Cursor, IrParseError } from "../cursor.ts";
 import { isDType, type DType } from "../dtype.ts";
 import type { HostExpr, HostFunction, HostProgram, HostTable } from "./host.ts";
-import type { Plan, PlanBuffer, PlanKernel, PlanParam, PlanSymbol, Step } from "./types.ts";
+import type { Plan, PlanBuffer, PlanKernel, PlanLimit, PlanParam, PlanSymbol, Step } from "./types.ts";
 
 /** The plan whose text this is. Throws IrParseError. */
 export function parsePlan(text: string): Plan {
@@ -31,6 +31,7 @@ export function parsePlan(text: string): Plan {
 
 class Reader {
   readonly #symbols: PlanSymbol[] = [];
+  readonly #limits: PlanLimit[] = [];
   readonly #functions: HostFunction[] = [];
   readonly #bindings: HostProgram["bindings"][number][] = [];
   readonly #tables: HostTable[] = [];
@@ -46,6 +47,7 @@ class Reader {
   parts(): Omit<Plan, "format" | "version" | "name"> {
     return {
       symbols: this.#symbols,
+      limits: this.#limits,
       host: { functions: this.#functions, bindings: this.#bindings },
       tables: this.#tables,
       inputs: this.#inputs,
@@ -65,6 +67,15 @@ class Reader {
       case "symbol":
         this.#symbols.push(readSymbol(c));
         break;
+      case "argument":
+        this.#symbols.push({ ...readSymbol(c), argument: true });
+        break;
+      case "limit": {
+        const value = braced(c, "");
+        const most = braced(c, "to");
+        this.#limits.push({ value, most, says: c.string() });
+        break;
+      }
       case "function":
         c.name();
         this.#functions.push(c.json(false) as HostFunction);

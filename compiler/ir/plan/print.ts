@@ -14,7 +14,8 @@ export function printPlan(plan: Plan, { code = true }: PrintPlanOptions = {}): s
   const value = (of: unknown): string => (code ? jsonText(of) : "…");
   const list = (steps: readonly Step[], word: string): readonly string[] => steps.map((s, i) => `${word} ${i} = ${stepText(s)}`);
   const lines = [
-    ...plan.symbols.map((s) => `symbol ${nameText(s.name)}: ${s.lower}..${s.upper ?? ""}`),
+    ...plan.symbols.map((s) => `${s.argument === true ? "argument" : "symbol"} ${nameText(s.name)}: ${s.lower}..${s.upper ?? ""}`),
+    ...plan.limits.map((l) => `limit {${sizeText(l.value)}} to {${sizeText(l.most)}} ${JSON.stringify(l.says)}`),
     ...plan.host.functions.map((f) => `function ${nameText(f.name)} ${value(f)}`),
     ...plan.host.bindings.map((b) => `${b.symbol ? "size" : "value"} ${nameText(b.name)} at ${JSON.stringify(b.loc)} = ${value(b.value)}`),
     ...plan.tables.map((t, i) => `table ${i} ${nameText(t.name)}: ${typeText(t.dtype, t.shape)} = ${value(t.value)}`),

@@ -11,6 +11,15 @@ export interface PlanSymbol {
   readonly name: string;
   readonly lower: number;
   readonly upper?: number;
+  /** An integer that the caller gives at each run, by this name. */
+  readonly argument?: true;
+}
+
+/** What must hold of a run's sizes besides the bounds of symbols; `says` is what is wrong where it does not. */
+export interface PlanLimit {
+  readonly value: DimText;
+  readonly most: DimText;
+  readonly says: string;
 }
 
 /** Index into Plan.buffers. */
@@ -81,11 +90,13 @@ export interface Plan {
   readonly version: 1;
   readonly name: string;
   readonly symbols: readonly PlanSymbol[];
+  readonly limits: readonly PlanLimit[];
   readonly host: HostProgram;
   readonly tables: readonly HostTable[];
   readonly inputs: readonly { readonly name: string; readonly buffer: BufferId }[];
   readonly outputs: readonly { readonly name: string; readonly buffer: BufferId }[];
   readonly params: readonly PlanParam[];
+  /** `update` replaces the state's contents after the last step; where it is the state's own buffer, steps have written what is new. */
   readonly states: readonly { readonly name: string; readonly buffer: BufferId; readonly update?: BufferId }[];
   readonly buffers: readonly PlanBuffer[];
   readonly kernels: readonly PlanKernel[];

@@ -120,7 +120,9 @@ class Steps {
     const buffer = this.#buffer(id, user);
     if (buffer === undefined) return;
     const { place, name } = buffer;
-    const mine = index === undefined ? place.k === "persistent" : place.k === "arena" || place.k === "output";
+    // A state that is its own update is written where it is.
+    const kept = this.#plan.states.some((s) => s.buffer === id && s.update === id);
+    const mine = index === undefined ? place.k === "persistent" : place.k === "arena" || place.k === "output" || kept;
     if (!mine) this.#at(`${user}: it writes buffer ${id} (${name}), which is of the kind ${place.k}`);
     const before = this.#written.get(id);
     if (before !== undefined) this.#at(`${user}: it writes buffer ${id} (${name}), as ${before} did`);

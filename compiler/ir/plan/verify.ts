@@ -40,7 +40,10 @@ class Checker {
   symbols(): void {
     const { symbols, inputs, states, buffers, host } = this.#plan;
     if (this.#symbols.size !== symbols.length) this.#at("a symbol is declared twice");
-    const given = new Set(host.bindings.filter((b) => b.symbol).map((b) => b.name));
+    const given = new Set([
+      ...host.bindings.filter((b) => b.symbol).map((b) => b.name),
+      ...symbols.filter((s) => s.argument === true).map((s) => s.name),
+    ]);
     // An input's size that is a symbol alone gives the symbol its value.
     for (const { buffer } of [...inputs, ...states]) for (const text of buffers[buffer]?.shape ?? []) given.add(text);
     for (const s of symbols) {
@@ -48,6 +51,7 @@ class Checker {
         this.#at(`symbol ${s.name} has no values: ${s.lower}..${s.upper ?? ""}`);
       if (!given.has(s.name)) this.#at(`symbol ${s.name} is neither a dimension of an input nor defined by shape code`);
     }
+    for (const [i, l] of this.#plan.limits.entries()) this.sizes([l.value, l.most], `limit ${i}`);
   }
 
   /** The size of a text, once it is known to be one over `names`. */
