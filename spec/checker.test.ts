@@ -144,6 +144,13 @@ describe("names", () => {
     refused("graph g(x: f32[N]) -> y: f32[N] { softmax(x, axis: 0, axis: 0) }", { code: "UHD0102", at: "axis", notes: ["axis"] });
   });
 
+  test("UHD0102: a state is declared once and gets one new value", () => {
+    const graph = (body: string): string => `graph g(x: f32[3]) -> y: f32[3] {\n  state s: f32[3]\n${body}\n  s + x\n}`;
+    expect(check(graph("  s = s + x")).diagnostics).toEqual([]);
+    refused(graph("  s = x\n  s = x + 1"), { code: "UHD0102", at: "s = x + 1", notes: ["s = x"] });
+    refused("graph g(x: f32[3]) -> y: f32[3] {\n  repeat i in 0..2 { state s: f32[3] }\n  x\n}", { code: "UHD0102", at: "s" });
+  });
+
   test("UHD0103: no such type", () => {
     refused("fn f(x: itn) -> int = 1", { code: "UHD0103", at: "itn", help: 'did you mean "int"?' });
     refused("type Size = int\nfn f(x: Sise) -> int = 1", { code: "UHD0103", at: "Sise", help: 'did you mean "Size"?', notes: ["Size"] });
@@ -565,8 +572,14 @@ describe("modules, imports and configuration", () => {
   test("UHD0410: parameters whose sizes are open, or one name with two types", () => {
     refused(
       "module M(a: int) {\n  param w: f32[a, 2]\n  forward(x: f32[N, a]) -> f32[N, 2] { x @ w }\n}\ngraph g(x: f32[N, D]) -> y: f32[N, 2] {\n  use m = M(D)\n  m(x)\n}",
-      { code: "UHD0410", at: "f32[a, 2]", expected: "numbers", found: "f32[D, 2]" },
+      { code: "UHD0410", at: "f32[a, 2]", expected: "numbers", found: "f32[D, 2]", notes: ["D"] },
     );
+    refused("graph g(x: f32[N]) -> y: f32[N] {\n  state s: f32[N]\n  x + s\n}", {
+      code: "UHD0410",
+      at: "f32[N]",
+      notes: ["N"],
+      help: /most/,
+    });
     refused(
       'module M(a: int) {\n  param w: f32[a] at "w"\n  param v: f32[2 * a] at "w"\n  forward(x: f32[a]) -> f32[2 * a] { concat(x + w, x, axis: 0) + v }\n}\ngraph g(x: f32[2]) -> y: f32[4] {\n  use m = M(2)\n  m(x)\n}',
       { code: "UHD0410", at: 'param v: f32[2 * a] at "w"', expected: "f32[2]", found: "f32[4]", notes: ['param w: f32[a] at "w"'] },

@@ -224,7 +224,7 @@ describe("mutations of the graphs", () => {
   });
 
   // The size of a table is compared with its list when that is computed.
-  test("a changed size in a declared type is reported, unless it is an input's or parameter's own and nothing else fixes it", () => {
+  test("a changed size in a declared type is reported, unless it is an input's, parameter's or state's own and nothing else fixes it", () => {
     const silent = judged.filter(({ m, outcome }) => m.kind === "dimension" && outcome.k !== "reported" && outcome.k !== "equivalent");
     const table = silent.filter(({ m }) => m.where === "table");
     expect(table.filter(({ outcome }) => outcome.k !== "refused at run").map(({ m }) => m.what)).toEqual([]);

@@ -8,8 +8,8 @@ import { lexer } from "../compiler/syntax/tokens.ts";
 
 export type MutationKind = "dimension" | "swap" | "misspelling" | "deletion";
 
-/** The type of an input of a graph, of a parameter of the checkpoint, of a table, any other declared type, or a reshape. */
-export type SizePlace = "input" | "param" | "table" | "declared" | "reshape";
+/** The type of an input of a graph, of a parameter of the checkpoint, of a state, of a table, any other declared type, or a reshape. */
+export type SizePlace = "input" | "param" | "state" | "table" | "declared" | "reshape";
 
 export interface Mutation {
   readonly kind: MutationKind;
@@ -108,7 +108,11 @@ export function sourceFile(file: string, text: string): SourceFile {
       if (n.kind !== "tensor") return;
       const owner = outer.at(-1);
       const input = item.kind === "graph" && item.params.some((p) => p.span === owner?.span);
-      const where = input ? "input" : owner?.kind === "param" || owner?.kind === "table" ? owner.kind : "declared";
+      const where = input
+        ? "input"
+        : owner?.kind === "param" || owner?.kind === "table" || owner?.kind === "state"
+          ? owner.kind
+          : "declared";
       tensors.push(...(n as unknown as Extract<TypeExpr, { kind: "tensor" }>).dims.map((d) => ({ d, where }) as const));
     });
     for (const { d } of tensors) for (const leaf of leaves(d.value)) if (leaf.kind === "name") near.add(leaf.name);

@@ -12,7 +12,7 @@ import { raggedCall } from "./ragged.ts";
 import { suggestion } from "./report.ts";
 import { isOp, opCall, opNameList } from "./tensor.ts";
 import { string } from "./types.ts";
-import { hostExpr, kindText } from "./values.ts";
+import { hostExpr, kindText, originOf } from "./values.ts";
 
 export function call(cx: Cx, e: Extract<Expr, { kind: "call" }>, scope: Scope): Value {
   const callee = e.callee;
@@ -28,7 +28,8 @@ export function call(cx: Cx, e: Extract<Expr, { kind: "call" }>, scope: Scope): 
     const values = e.args.map((a) => hostExpr(cx, a.value, scope));
     const good = values.filter((v) => v !== undefined);
     if (good.length < values.length) return errorValue;
-    return functionCall(cx, target.fn, e.args, good, e.span);
+    const origins = e.args.map((a) => originOf(a.value, scope));
+    return functionCall(cx, target.fn, e.args, good, e.span, origins);
   }
   if (target.k === "instance" || target.k === "forward") {
     const args = e.args.map((a) => ({ value: cx.expr(a.value, scope), e: a.value, span: a.value.span, name: a.name?.name }));

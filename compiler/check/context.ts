@@ -206,6 +206,8 @@ export interface Build {
   readonly ragged: Map<string, Ragged>;
   /** Where each state is declared, by its name in the graph. */
   readonly states: Map<string, Span>;
+  /** Where each state gets its new value, by its name in the graph. */
+  readonly updates: Map<string, Span>;
   /** Symbols made for host integers, by the expression's JSON. */
   readonly symbols: Map<string, Dim>;
   /** Host variables whose values are known at compile time. */

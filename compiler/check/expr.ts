@@ -12,7 +12,7 @@ import { suggestion } from "./report.ts";
 import { subscriptTensor } from "./subscripts.ts";
 import { binaryTensor, isOp, unaryTensor } from "./tensor.ts";
 import { call } from "./calls.ts";
-import { asHost, hostExpr, kindText } from "./values.ts";
+import { asHost, hostExpr, kindText, originOf } from "./values.ts";
 import { typeText } from "../ir/graph/build.ts";
 import { checkType, madeNotes } from "./shapes.ts";
 import { bool, errorType, float, hostTypeText, int, join, listOf, neverType, string, tupleOf, type HostType } from "./types.ts";
@@ -118,14 +118,6 @@ export function expression(cx: Cx, e: Expr, scope: Scope): Value {
     default:
       return e satisfies never;
   }
-}
-
-/** Where the value of a name comes from, for notes of mistakes that it causes. */
-function originOf(e: Expr, scope: Scope): readonly { span: Span; message: string }[] {
-  let root = e;
-  while (root.kind === "field" || root.kind === "subscript") root = root.of;
-  const from = root.kind === "name" ? scope.find(root.name)?.from : undefined;
-  return root.kind !== "name" || from === undefined ? [] : [{ span: from, message: `${root.name} comes from here` }];
 }
 
 function tooLarge(cx: Cx, span: Span, most: string): Value {

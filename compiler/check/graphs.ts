@@ -23,6 +23,7 @@ function newBuild(name: string, abstract: boolean): Build {
     tables: new Map(),
     ragged: new Map(),
     states: new Map(),
+    updates: new Map(),
     symbols: new Map(),
     known: new Map(),
     origins: new Map(),
@@ -230,6 +231,7 @@ export function checkDefinition(cx: Cx, entity: ModuleEntity): void {
 function checkForward(cx: Cx, build: Build, forward: ForwardItem, scope: Scope, module: string): void {
   build.modules = [module];
   build.states.clear();
+  build.updates.clear();
   for (const p of forward.params) noBounds(cx, p);
   for (const p of forward.params) if (p.type.kind === "tensor") declareSizes(cx, build, p.type.dims, scope);
   for (const p of forward.params) {

@@ -259,7 +259,15 @@ export function builtinCall(cx: Cx, name: string, args: readonly Argument[], val
   return host(applied.result, expr);
 }
 
-export function functionCall(cx: Cx, fn: FunctionInfo, args: readonly Argument[], values: readonly HostVal[], span: Span): Value {
+/** `origins` has for each argument the notes of where it comes from. */
+export function functionCall(
+  cx: Cx,
+  fn: FunctionInfo,
+  args: readonly Argument[],
+  values: readonly HostVal[],
+  span: Span,
+  origins: readonly (readonly Note[])[],
+): Value {
   const { params, result } = cx.signature(fn);
   const name = fn.item.name.name;
   if (!positional(cx, args, values, name))
@@ -281,7 +289,7 @@ export function functionCall(cx: Cx, fn: FunctionInfo, args: readonly Argument[]
     cx.report.error("UHD0201", args[i]?.value.span ?? span, `argument ${fn.item.params[i]?.name.name ?? i + 1} of ${name} does not fit`, {
       expected: hostTypeText(want),
       found: hostTypeText(v.type),
-      notes: [{ span: fn.item.params[i]?.span ?? fn.item.span, message: "the parameter is declared here" }],
+      notes: [{ span: fn.item.params[i]?.span ?? fn.item.span, message: "the parameter is declared here" }, ...(origins[i] ?? [])],
     });
   });
   if (!ok || result.k === "error") return errorValue;

@@ -24,7 +24,7 @@ import { hostExpr } from "./values.ts";
 import { coerce, hostTypeOf } from "./items.ts";
 import { didYouMean, suggestion } from "./report.ts";
 import { checkType, declaredType, unify, type Actual, type Formal, type TensorTypeExpr } from "./shapes.ts";
-import { graphOf } from "./tensor.ts";
+import { graphOf, originNotes } from "./tensor.ts";
 import { hostTypeText } from "./types.ts";
 
 const maximumModules = 60;
@@ -259,6 +259,7 @@ function makeParam(cx: Cx, build: Build, instance: Instance, item: ParamItem): V
     cx.report.error("UHD0410", item.type.span, `the sizes of ${item.name.name} must be known at compile time`, {
       expected: "numbers",
       found: typeText(type),
+      notes: originNotes(build, type.shape),
     });
     return errorValue;
   }

@@ -25,7 +25,7 @@ import { coerce, hostTypeOf } from "./items.ts";
 import { joinPath, useModule } from "./modules.ts";
 import { suggestion } from "./report.ts";
 import { checkType, declaredType } from "./shapes.ts";
-import { graphOf } from "./tensor.ts";
+import { graphOf, originNotes } from "./tensor.ts";
 import { elementOf } from "./host.ts";
 import { errorType, float, hostTypeText, int, type HostType } from "./types.ts";
 
@@ -147,6 +147,17 @@ function statement(cx: Cx, s: Statement, scope: Scope): void {
         cx.report.error("UHD0102", s.name.span, `the state ${name} is declared twice`, {
           notes: [{ span: before, message: "it is declared here" }],
           help: "each part has states of its own: use one for each",
+        });
+        define(cx, scope, s.name.name, errorValue, s);
+        return;
+      }
+      const open = type.shape.find((d) => dimConstant(d) === undefined);
+      if (open !== undefined && !build.abstract) {
+        cx.report.error("UHD0410", s.type.span, `the sizes of the state ${s.name.name} must be known at compile time`, {
+          expected: "numbers",
+          found: typeText(type),
+          notes: originNotes(build, type.shape),
+          help: "a state lives longer than the sizes of a run: give it the most it will need",
         });
         define(cx, scope, s.name.name, errorValue, s);
         return;
@@ -293,7 +304,17 @@ function assign(cx: Cx, build: Build, s: Extract<Statement, { kind: "assign" }>,
       [{ span: target.span, message: "the state is declared here" }],
       value.id,
     );
-    if (ok) build.builder.update(target.state, value.id);
+    if (!ok) return;
+    const updated = build.updates.get(target.state);
+    if (updated !== undefined) {
+      cx.report.error("UHD0102", s.span, `the state ${name} is given two new values`, {
+        notes: [{ span: updated, message: "the first is given here" }],
+        help: "a var holds what changes on the way; the state gets its last value",
+      });
+      return;
+    }
+    build.updates.set(target.state, s.span);
+    build.builder.update(target.state, value.id);
     return;
   }
   const both = target.value.k === "error" || value.k === "error" || target.value.k === value.k;

@@ -1,4 +1,4 @@
-// What a value is, and which of them shape code takes. Does not look at expressions.
+// What a value is, where it comes from, and which of them shape code takes.
 
 import type { Span } from "../ir/loc.ts";
 import type { Expr } from "../syntax/ast.ts";
@@ -44,4 +44,12 @@ export function kindText(v: Value): string {
     default:
       return v satisfies never;
   }
+}
+
+/** Where the value of a name comes from, for notes of mistakes that it causes. */
+export function originOf(e: Expr, scope: Scope): readonly { span: Span; message: string }[] {
+  let root = e;
+  while (root.kind === "field" || root.kind === "subscript") root = root.of;
+  const from = root.kind === "name" ? scope.find(root.name)?.from : undefined;
+  return root.kind !== "name" || from === undefined ? [] : [{ span: from, message: `${root.name} comes from here` }];
 }
