@@ -4,6 +4,7 @@
 
 import { messageOf, TextError } from "../errors.ts";
 import { checkUnicode } from "./stream.ts";
+import type { Tokenizer } from "./tokenizer.ts";
 
 /** What stands for a picture in text. */
 export const imageToken = "<image>";
@@ -117,18 +118,14 @@ export async function jinjaTemplate(source: string, options: JinjaOptions = {}):
 
 /** The template that came with a tokenizer, if one did. */
 export async function templateOf(
-  tokenizer: {
-    readonly chatTemplate: string | undefined;
-    readonly [id: string]: unknown;
-    token(id: number): string | undefined;
-  },
+  tokenizer: Pick<Tokenizer, "chatTemplate" | "token" | "bos" | "eos" | "unk" | "pad">,
   options: Pick<JinjaOptions, "library"> = {},
 ): Promise<ChatTemplate | undefined> {
   if (tokenizer.chatTemplate === undefined) return undefined;
   const tokens: Record<string, string> = {};
-  for (const name of ["bos", "eos", "unk", "pad"]) {
+  for (const name of ["bos", "eos", "unk", "pad"] as const) {
     const id = tokenizer[name];
-    const token = typeof id === "number" ? tokenizer.token(id) : undefined;
+    const token = id === undefined ? undefined : tokenizer.token(id);
     if (token !== undefined) tokens[`${name}_token`] = token;
   }
   return jinjaTemplate(tokenizer.chatTemplate, { ...options, tokens });

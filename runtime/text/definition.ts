@@ -12,6 +12,7 @@
 //   - `Metaspace` never splits there; in Rust it does unless `split` is false. An older name of `prepend_scheme` is unknown.
 //   - An inverted or string-valued `Split`; one that merges with its neighbours is not implemented, nor are added tokens that
 //     must be single words.
+//   - Bytes without a token are left out after merging there, before it in Rust, so that their neighbours merge.
 //   - "$" in what a `Replace` puts in is taken for a reference to the match.
 
 import { TextError } from "../errors.ts";
@@ -64,6 +65,15 @@ export interface Definition {
 
 /** GPT-2's pattern of words. */
 export const wordPattern = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+
+/** GPT-2's alphabet: printable characters of Latin-1 stand for themselves, the other bytes for U+0100 and following. */
+export const characterOfByte: readonly string[] = (() => {
+  let next = 256;
+  return Array.from({ length: 256 }, (_, byte) => {
+    const printable = (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
+    return String.fromCharCode(printable ? byte : next++);
+  });
+})();
 
 /** No vocabulary has so many; a file with larger ids is damaged. */
 const maximumId = 1 << 24;
@@ -246,7 +256,7 @@ export function libraryJson(definition: Definition): Readonly<Record<string, unk
     version: "1.0",
     added_tokens: definition.added,
     normalizer: normalizerFor(definition.normalizer),
-    pre_tokenizer: preTokenizerFor(definition.preTokenizer),
+    pre_tokenizer: preTokenizerFor(definition.preTokenizer, model),
     // Specials are put around the ids by our own code, from ids; the library does it from text.
     post_processor: null,
     decoder: null,
@@ -272,13 +282,13 @@ function normalizerFor(part: JsonPart | undefined): JsonPart | null {
   return parts.length === 0 ? null : sequence("normalizers", parts);
 }
 
-function preTokenizerFor(part: JsonPart | undefined): JsonPart | null {
+function preTokenizerFor(part: JsonPart | undefined, model: BpeModel): JsonPart | null {
   const parts = partsOf(part, "pretokenizers").flatMap((p): readonly JsonPart[] => {
     switch (p.type) {
       case "Digits":
         return [splitOn(p.individual_digits === true ? "\\p{N}" : "\\p{N}+")];
       case "ByteLevel":
-        return p.use_regex !== false && p.add_prefix_space !== true ? [splitOn(wordPattern), byteCharacters] : [p];
+        return [...(p.use_regex !== false && p.add_prefix_space !== true ? [splitOn(wordPattern), byteCharacters] : [p]), ...withoutMissing(model)];
       case "Split":
         return [splitFor(p)];
       case "Metaspace":
@@ -288,6 +298,14 @@ function preTokenizerFor(part: JsonPart | undefined): JsonPart | null {
     }
   });
   return parts.length === 0 ? null : sequence("pretokenizers", parts);
+}
+
+/** Takes out the bytes for which there is no token of any kind. */
+function withoutMissing(model: BpeModel): readonly JsonPart[] {
+  if (model.unkToken !== undefined || model.byteFallback) return [];
+  const missing = characterOfByte.filter((character) => !Object.hasOwn(model.vocab, character));
+  const codes = missing.map((character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return codes.length === 0 ? [] : [{ type: "Replace", pattern: { Regex: `[${codes.join("")}]` }, content: "" }];
 }
 
 function splitFor(part: JsonPart): JsonPart {

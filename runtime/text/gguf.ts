@@ -25,6 +25,8 @@ const preTokenizers: Readonly<Record<string, readonly string[]>> = {
   "llama-bpe": [llama3Words("\\p{N}{1,3}")],
   qwen2: [llama3Words("\\p{N}")],
 };
+/** Of these, characters are composed first. */
+const composes = new Set(["qwen2"]);
 /** Of these, a word that is a token is that token. */
 const ignoresMerges = new Set(["llama-bpe"]);
 
@@ -65,7 +67,9 @@ function byteLevel(values: Values, tokens: readonly string[], types: readonly nu
   const bosByDefault = pre === "llama-bpe";
   return {
     model,
-    ...{ normalizer: undefined, preTokenizer: sequence("pretokenizers", [...patterns.map(splitOn), byteCharacters]), decoder: byteCharacters },
+    normalizer: composes.has(pre) ? { type: "NFC" } : undefined,
+    preTokenizer: sequence("pretokenizers", [...patterns.map(splitOn), byteCharacters]),
+    decoder: byteCharacters,
     ...common(values, tokens, types, bosByDefault),
   };
 }

@@ -3,7 +3,7 @@
 // bytes (GPT-2), or text in which "▁" stands for a space, with `<0x0A>` for single bytes (SentencePiece).
 
 import { TextError } from "../errors.ts";
-import { partsOf, type Definition, type JsonPart } from "./definition.ts";
+import { characterOfByte, partsOf, type Definition, type JsonPart } from "./definition.ts";
 
 export interface Spelling {
   /** The bytes of a token that is not an added one. */
@@ -16,14 +16,6 @@ export interface Spelling {
 
 const utf8 = new TextEncoder();
 
-/** GPT-2's alphabet: printable characters of Latin-1 stand for themselves, the other bytes for U+0100 and following. */
-export const characterOfByte: readonly string[] = (() => {
-  let next = 256;
-  return Array.from({ length: 256 }, (_, byte) => {
-    const printable = (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
-    return String.fromCharCode(printable ? byte : next++);
-  });
-})();
 const byteOfCharacter = new Map(characterOfByte.map((character, byte) => [character, byte]));
 
 const byteLevel: Spelling = {

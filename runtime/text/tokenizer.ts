@@ -4,10 +4,10 @@
 
 import { messageOf, TextError } from "../errors.ts";
 import { importNode } from "../platform.ts";
-import { fromTokenizerJson, libraryJson, type Definition } from "./definition.ts";
+import { characterOfByte, fromTokenizerJson, libraryJson, type Definition } from "./definition.ts";
 import { fromGguf, type GgufMetadata } from "./gguf.ts";
 import { fromSentencePiece } from "./sentencepiece.ts";
-import { characterOfByte, spellingOf, type Spelling } from "./spelling.ts";
+import { spellingOf, type Spelling } from "./spelling.ts";
 import { checkUnicode, TextStream } from "./stream.ts";
 
 export interface EncodeOptions {
