@@ -96,7 +96,7 @@ class Cursor {
   at: number;
   /** Bytes of text that were kept. */
   #text = 0;
-  readonly #window = new DataView(new ArrayBuffer(1 << 18));
+  readonly #window: DataView<ArrayBuffer>;
   #start = 0;
   #loaded = 0;
 
@@ -104,6 +104,7 @@ class Cursor {
     this.source = source;
     this.at = at;
     this.end = end;
+    this.#window = new DataView(new ArrayBuffer(Math.min(1 << 18, end - at)));
   }
 
   get left(): number {

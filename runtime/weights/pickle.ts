@@ -111,7 +111,9 @@ const refused: Readonly<Record<number, string>> = {
 };
 
 /** Values that a pickle may make: a checkpoint has a few for each tensor. */
-const maximumValues = 1 << 24;
+const maximumValues = 1 << 22;
+/** Dicts, lists, tuples and marks among them: they take the most memory. */
+const maximumContainers = 1 << 20;
 
 /** The value of a pickle. Throws PickleError that names what is not plain data. `name` is for messages. */
 export function readPickle(bytes: Uint8Array, name: string): PickleValue {
@@ -125,6 +127,7 @@ class Machine {
   readonly #memo = new Map<number, PickleValue>();
   #at = 0;
   #values = 0;
+  #containers = 0;
   #stack: PickleValue[] = [];
   /** Stacks below the open marks. */
   readonly #below: PickleValue[][] = [];
@@ -165,7 +168,7 @@ class Machine {
       case 0x28: // MARK
         this.#below.push(this.#stack);
         this.#stack = [];
-        return this.#count();
+        return this.#count(true);
       case 0x30: // POP: a mark, when nothing is above it.
         if (this.#stack.length > 0) this.#pop();
         else this.#mark();
@@ -318,12 +321,13 @@ class Machine {
     return Number.isSafeInteger(number) ? number : value;
   }
 
-  #count(): void {
+  #count(container: boolean): void {
     if (++this.#values > maximumValues) this.#fail(`it makes more than ${maximumValues} values`);
+    if (container && ++this.#containers > maximumContainers) this.#fail(`it makes more than ${maximumContainers} lists and dicts`);
   }
 
   #push(value: PickleValue): void {
-    this.#count();
+    this.#count(value instanceof PickleDict || Array.isArray(value));
     this.#stack.push(value);
   }
 
