@@ -5,8 +5,8 @@
 import { readFileSync } from "node:fs";
 import { setImmediate } from "node:timers/promises";
 import { loadProgram, type Program } from "../compiler/check/index.ts";
-import { dimConstant, dimEval, dimSymbols } from "../compiler/ir/dim.ts";
-import { evalGraph, type ConcreteTensor } from "../compiler/ir/graph/eval.ts";
+import { dimConstant, dimEval, dimSymbols, type DimEnv } from "../compiler/ir/dim.ts";
+import { evalGraph, type ConcreteTensor, type GraphResult } from "../compiler/ir/graph/eval.ts";
 import type { Graph, ParamNode, TableNode } from "../compiler/ir/graph/types.ts";
 import type { HostValue } from "../compiler/ir/plan/host.ts";
 import { callHostFunction, runHostProgram, tableData, type HostRun } from "../compiler/ir/plan/host-eval.ts";
@@ -72,9 +72,9 @@ export function f32Tensor(shape: readonly number[], at: (i: number) => number): 
   return { dtype: "f32", shape, data: Float64Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => Math.fround(at(i))) };
 }
 
-/** Host code of a graph for inputs of these sizes: symbols, values and tables. */
-export function hostRun(graph: Graph, inputs: Readonly<Record<string, ConcreteTensor>>): HostRun {
-  const sizes: Record<string, number> = {};
+/** Host code of a graph for inputs of these sizes and these integers: symbols, values and tables. */
+export function hostRun(graph: Graph, inputs: Readonly<Record<string, ConcreteTensor>>, integers: DimEnv = {}): HostRun {
+  const sizes: Record<string, number> = { ...integers };
   for (const node of graph.nodes) {
     if (node.kind !== "input") continue;
     for (const [i, size] of node.type.shape.entries()) {
@@ -92,11 +92,30 @@ function tableTensor(node: TableNode, run: HostRun): ConcreteTensor {
   return { dtype, shape: node.type.shape.map((d) => dimEval(d, run.symbols)), data: Float64Array.from(data) };
 }
 
+/** Outputs and new states on the float64 evaluator. */
+export function evaluateWith(
+  graph: Graph,
+  given: { readonly inputs: Tensors; readonly params: Tensors; readonly states: Tensors; readonly integers: DimEnv },
+): GraphResult {
+  const run = hostRun(graph, given.inputs, given.integers);
+  const table = (node: TableNode): ConcreteTensor => tableTensor(node, run);
+  return evalGraph(graph, referenceOf, { ...given, table, symbols: run.symbols });
+}
+
 /** Outputs on the float64 evaluator. */
 export function evaluate(graph: Graph, inputs: Tensors, params: Tensors = {}): Tensors {
-  const run = hostRun(graph, inputs);
-  const table = (node: TableNode): ConcreteTensor => tableTensor(node, run);
-  return evalGraph(graph, referenceOf, { inputs, params, table, symbols: run.symbols }).outputs;
+  return evaluateWith(graph, { inputs, params, states: {}, integers: {} }).outputs;
+}
+
+/** States as they are before the first run. */
+export function emptyStates(graph: Graph): Tensors {
+  return Object.fromEntries(
+    graph.nodes.flatMap((n) => {
+      if (n.kind !== "state") return [];
+      const shape = n.type.shape.map((d) => dimConstant(d) ?? NaN);
+      return [[n.name, { dtype: n.type.dtype, shape, data: new Float64Array(shape.reduce((a, b) => a * b, 1)) }]];
+    }),
+  );
 }
 
 /** How a graph is run: the float64 evaluator, or compiled for the WebAssembly device. */
@@ -109,27 +128,30 @@ export const hows: readonly How[] = ["reference", ...compiledHows];
 
 type Tensors = Readonly<Record<string, ConcreteTensor>>;
 
-/** A graph ready to be run several times. */
+/** A graph ready to be run several times; states go from each run to the next. */
 export interface Runner extends AsyncDisposable {
-  run(inputs: Tensors): Promise<Tensors>;
+  run(inputs: Tensors, integers?: DimEnv): Promise<Tensors>;
 }
 
 export async function openRunner(graph: Graph, params: Tensors, how: How): Promise<Runner> {
   if (how === "reference") {
+    let states = emptyStates(graph);
     return {
-      run: async (inputs) => {
+      run: async (inputs, integers = {}) => {
         // The evaluator is slow: between its runs the test runner gets its turn.
         await setImmediate();
-        return evaluate(graph, inputs, params);
+        const result = evaluateWith(graph, { inputs, params, states, integers });
+        states = { ...states, ...result.states };
+        return result.outputs;
       },
       [Symbol.asyncDispose]: () => Promise.resolve(),
     };
   }
   const session = await openSession(graph, new Map(Object.entries(params).map(([name, value]) => [name, toRuntime(value)])), how);
   return {
-    run: async (inputs) => {
+    run: async (inputs, integers = {}) => {
       const given = Object.fromEntries(Object.entries(inputs).map(([name, value]) => [name, toRuntime(value)]));
-      const { outputs } = await session.run(given);
+      const { outputs } = await session.run({ ...given, ...integers });
       return Object.fromEntries(Object.entries(outputs).map(([name, value]) => [name, fromRuntime(value)]));
     },
     [Symbol.asyncDispose]: () => session.close(),

@@ -13,7 +13,7 @@ export function explanationText(e: Explanation): string {
 
 function header(e: Explanation): string {
   const sizes = Object.entries(e.sizes).map(([name, value]) => `${name} = ${value}`);
-  const lines = [`${e.name}: ${sizes.join(", ")}`];
+  const lines = [`${e.name}: ${sizes.join(", ")}`, `${e.parameters.toLocaleString("en")} parameters`];
   if (e.layout !== null) {
     lines.push(`grid ${e.layout.grid[0]}×${e.layout.grid[1]}, ${e.layout.pictures.length} pictures: ${picturesText(e.layout.pictures)}`);
     lines.push(`${e.layout.tokens} visual tokens, separators not counted`);
@@ -69,7 +69,8 @@ function unfused(e: Explanation): string {
 }
 
 function memory(e: Explanation): string {
-  const { weights, arena, peak } = e.memory;
+  const { weights, state, arena, peak } = e.memory;
+  const kept = state === 0 ? "" : ` (${bytesText(state)} of it state)`;
   const rows: (readonly string[])[] = [["", "offset", "bytes", "steps", "value"]];
   const places = new Map<string, ExplainedBuffer[]>();
   for (const b of e.arena) {
@@ -88,5 +89,5 @@ function memory(e: Explanation): string {
       `${first.name}: ${first.type}`,
     ]);
   }
-  return `memory: weights ${bytesText(weights)}, arena ${bytesText(arena)}, peak ${bytesText(peak)}\n${tableText(rows, [0, 1, 2])}`;
+  return `memory: weights ${bytesText(weights)}${kept}, arena ${bytesText(arena)}, peak ${bytesText(peak)}\n${tableText(rows, [0, 1, 2])}`;
 }

@@ -51,8 +51,10 @@ export interface ExplainedBuffer {
 
 export interface Explanation {
   readonly name: string;
-  /** Every symbolic size. */
+  /** Every symbolic size, and the integers of the run. */
   readonly sizes: DimEnv;
+  /** Elements of all parameters. */
+  readonly parameters: number;
   /** Null when the graph has no slicing layout. */
   readonly tokens: number | null;
   readonly pictures: number | null;
@@ -63,10 +65,10 @@ export interface Explanation {
   /** useful: by the op table, over the values a run computes. executed: by the kernels. */
   readonly flops: { readonly useful: number; readonly executed: number };
   /**
-   * Bytes. weights: what stays on the device between runs. arena: inputs, outputs, tables and values of a run. peak: the most
+   * Bytes. weights: what stays on the device between runs; state: what of that are states. arena: inputs, outputs, tables and values of a run. peak: the most
    * that is held at a time, loading included.
    */
-  readonly memory: { readonly weights: number; readonly arena: number; readonly peak: number };
+  readonly memory: { readonly weights: number; readonly state: number; readonly arena: number; readonly peak: number };
   /** Values in the arena, by offset. */
   readonly arena: readonly ExplainedBuffer[];
   readonly declined: readonly Declined[];
@@ -75,8 +77,8 @@ export interface Explanation {
 export function explain(file: string, options: ExplainOptions, terminal: Terminal): void {
   const { compiled } = compileFile(file, options, terminal);
   const { plan } = compiled;
-  const shapes = inputShapes(plan, options);
-  const layout = new Layout(plan, shapes);
+  const { shapes, integers } = givenSizes(plan, options);
+  const layout = new Layout(plan, shapes, integers);
   const { env } = layout.bound;
   const weights = weightsMemory(plan);
   const slicing = layoutOf(layout.host);
@@ -84,21 +86,36 @@ export function explain(file: string, options: ExplainOptions, terminal: Termina
   const explanation: Explanation = {
     name: plan.name,
     sizes: env,
+    parameters: plan.params.reduce((sum, p) => sum + p.shape.reduce((a, b) => a * b, 1), 0),
     tokens: slicing?.tokens ?? null,
     pictures: slicing?.pictures.length ?? null,
     layout: slicing ?? null,
     kernels,
     prepare: plan.prepare.map((step, i) => explained(step, i, plan, env)),
     flops: { useful: usefulFlops(compiled.graph, env), executed: kernels.reduce((sum, k) => sum + k.flops, 0) },
-    memory: { weights: weights.kept, arena: layout.bytes, peak: Math.max(weights.peak, weights.kept + layout.bytes) },
+    memory: {
+      weights: weights.kept,
+      state: stateBytes(plan, layout),
+      arena: layout.bytes,
+      peak: Math.max(weights.peak, weights.kept + layout.bytes),
+    },
     arena: arenaOf(plan, layout),
     declined: compiled.declined,
   };
   terminal.out(options.json ? JSON.stringify(explanation, null, 2) : explanationText(explanation));
 }
 
-/** Every input's shape, from --image-size and --size. */
-function inputShapes(plan: Plan, options: ExplainOptions): Readonly<Record<string, readonly number[]>> {
+function stateBytes(plan: Plan, layout: Layout): number {
+  return plan.states.reduce((sum, s) => sum + layout.allocatedBytes(s.buffer), 0);
+}
+
+interface GivenSizes {
+  readonly shapes: Readonly<Record<string, readonly number[]>>;
+  readonly integers: Readonly<Record<string, number>>;
+}
+
+/** Every input's shape and every integer of a run, from --image-size and --size. */
+function givenSizes(plan: Plan, options: ExplainOptions): GivenSizes {
   const given: Record<string, number> = {};
   if (options.imageSize !== undefined) {
     const { W, H } = imageSize(options.imageSize);
@@ -122,7 +139,12 @@ function inputShapes(plan: Plan, options: ExplainOptions): Readonly<Record<strin
   }
   // Shapes of inputs may also use sizes that shape code defines.
   const sizes = runHostProgram(plan.host, given).symbols;
-  return Object.fromEntries(plan.inputs.map(({ name, buffer }) => [name, shapeOf(plan.buffers[buffer], sizes)]));
+  return {
+    shapes: Object.fromEntries(plan.inputs.map(({ name, buffer }) => [name, shapeOf(plan.buffers[buffer], sizes)])),
+    integers: Object.fromEntries(
+      plan.symbols.flatMap(({ name, argument }) => (argument === true ? [[name, given[name] ?? 0] as const] : [])),
+    ),
+  };
 }
 
 function shapeOf(buffer: PlanBuffer | undefined, env: DimEnv): readonly number[] {
@@ -134,11 +156,12 @@ function imageInput(plan: Plan): PlanBuffer | undefined {
   return plan.inputs.map(({ buffer }) => plan.buffers[buffer]).find((b) => b?.dtype === "u8" && b.shape.length === 3);
 }
 
-/** Symbols of the inputs' shapes that shape code does not define, in their order. */
+/** Symbols of the inputs' shapes that shape code does not define, in their order, and the integers of a run. */
 function inputSymbols(plan: Plan): readonly string[] {
   const defined = new Set(plan.host.bindings.filter((b) => b.symbol).map((b) => b.name));
   const found = plan.inputs.flatMap(({ buffer }) => (plan.buffers[buffer]?.shape ?? []).flatMap((text) => dimSymbols(dimParse(text))));
-  return [...new Set(found)].filter((name) => !defined.has(name));
+  const integers = plan.symbols.flatMap((s) => (s.argument === true ? [s.name] : []));
+  return [...new Set([...found, ...integers])].filter((name) => !defined.has(name));
 }
 
 function explained(step: Step, number: number, plan: Plan, env: DimEnv): ExplainedKernel {
