@@ -15,13 +15,48 @@ export {
   PickleError,
   ResourceError,
   SafetensorsError,
+  TextError,
   UhdError,
   WeightsError,
 } from "./errors.ts";
+export { LanguageModel, type GenerateOptions } from "./generate.ts";
 export { contactSheet, pixelsOfPatches, type ContactSheet, type SheetPicture } from "./images/contact-sheet.ts";
 export { decodeImage, defaultMaxPixels, type DecodeOptions, type ImageFormat, type Photo } from "./images/decode.ts";
 export { Session, type MemoryUse, type Progress, type RunOptions, type RunResult, type SessionOptions, type StageTime } from "./session.ts";
 export type { ArrayOf, Tensor } from "./tensor.ts";
+export {
+  chatTemplates,
+  imagesOf,
+  imageToken,
+  jinjaTemplate,
+  plain,
+  templateOf,
+  vicunaV1,
+  type ChatTemplate,
+  type ImagePart,
+  type JinjaLibrary,
+  type JinjaOptions,
+  type Message,
+  type RenderOptions,
+  type Role,
+  type TextPart,
+} from "./text/chat.ts";
+export { tokenizerOfGgufFile } from "./text/gguf-file.ts";
+export { ggufTokenizerArrays, type GgufMetadata } from "./text/gguf.ts";
+export { encodePrompt, imagePlaceholder, layOut, layoutTables, type LayoutOptions, type SequenceLayout, type Span } from "./text/prompt.ts";
+export { streamText, TextStream, type StreamOptions, type TokenBytes } from "./text/stream.ts";
+export {
+  checkIds,
+  checkVocabulary,
+  loadTokenizer,
+  tokenizerFromGguf,
+  tokenizerFromJson,
+  tokenizerFromSentencePiece,
+  type EncodeOptions,
+  type Tokenizer,
+  type TokenizerOptions,
+  type TokenizersLibrary,
+} from "./text/tokenizer.ts";
 export { defaultInit, seededElements, type Init } from "./weights/init.ts";
 export { openCheckpoint, type Checkpoint } from "./weights/checkpoint.ts";
 export { openGguf, readGgufArray, type GgufArray, type GgufFile, type GgufTensor, type GgufValue } from "./weights/gguf.ts";

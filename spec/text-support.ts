@@ -37,7 +37,12 @@ interface Scored {
   readonly texts: readonly string[];
   readonly ids: Ids;
   readonly decoded: readonly string[];
-  readonly json: readonly { readonly json: JsonShell; readonly texts: readonly string[]; readonly ids: Ids; readonly decoded: readonly string[] }[];
+  readonly json: readonly {
+    readonly json: JsonShell;
+    readonly texts: readonly string[];
+    readonly ids: Ids;
+    readonly decoded: readonly string[];
+  }[];
 }
 
 export const fixture = JSON.parse(

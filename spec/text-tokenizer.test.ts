@@ -7,15 +7,26 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { TextError } from "../runtime/errors.ts";
-import { checkIds, checkVocabulary, loadTokenizer, tokenizerFromGguf, tokenizerFromJson, tokenizerFromSentencePiece, type Tokenizer } from "../runtime/text/tokenizer.ts";
-import { openGguf, readGgufArray } from "../runtime/weights/gguf.ts";
+import { tokenizerOfGgufFile } from "../runtime/text/gguf-file.ts";
+import {
+  checkIds,
+  checkVocabulary,
+  loadTokenizer,
+  tokenizerFromGguf,
+  tokenizerFromJson,
+  tokenizerFromSentencePiece,
+  type Tokenizer,
+} from "../runtime/text/tokenizer.ts";
+import { openGguf } from "../runtime/weights/gguf.ts";
 import { property } from "./conformance/property.ts";
+import { arrayPair, gguf, stringPair, u32Pair } from "./gguf-writer.ts";
 import { allBytes, fixture, llamaMetadata, llamaPieces, type JsonShell } from "./text-support.ts";
 
 const { byteLevel, scored } = fixture;
 
 /** The ids of all texts, each with its text, so that a failure shows which text differs. */
-const encoded = (tokenizer: Tokenizer, texts: readonly string[], specials = false): unknown => texts.map((text) => [text, tokenizer.encode(text, { specials })]);
+const encoded = (tokenizer: Tokenizer, texts: readonly string[], specials = false): unknown =>
+  texts.map((text) => [text, tokenizer.encode(text, { specials })]);
 const expected = (texts: readonly string[], ids: readonly (readonly number[])[]): unknown => texts.map((text, i) => [text, ids[i]]);
 
 /** A tokenizer.json: the fixture's, with the vocabulary and merges of a GGUF's metadata. */
@@ -47,7 +58,9 @@ describe("a byte-level tokenizer in GGUF metadata", () => {
   test("says on request which character its bytes cannot express", async () => {
     const tokenizer = await tokenizerFromGguf(byteLevel.metadata);
     expect(tokenizer.decode(tokenizer.encode("a\u0004b"))).toBe("ab");
-    expect(() => tokenizer.encode("a\u0004b", { inexpressible: "error" })).toThrow(new TextError('the vocabulary has no tokens for "\\u0004" (U+0004)'));
+    expect(() => tokenizer.encode("a\u0004b", { inexpressible: "error" })).toThrow(
+      new TextError('the vocabulary has no tokens for "\\u0004" (U+0004)'),
+    );
     expect(tokenizer.encode("plain", { inexpressible: "error" })).toEqual(tokenizer.encode("plain"));
   });
 
@@ -56,6 +69,26 @@ describe("a byte-level tokenizer in GGUF metadata", () => {
     const tokenizer = await tokenizerFromGguf({ ...byteLevel.metadata, ...flags });
     expect(tokenizer.encode("")).toEqual([1, 2]);
     expect(tokenizer.encode("", { specials: false })).toEqual([]);
+  });
+
+  test("is read from the file", async () => {
+    const tokens = byteLevel.metadata["tokenizer.ggml.tokens"];
+    const merges = byteLevel.metadata["tokenizer.ggml.merges"];
+    const bytes = gguf({
+      pairs: [
+        stringPair("tokenizer.ggml.model", "gpt2"),
+        stringPair("tokenizer.ggml.pre", "smollm"),
+        arrayPair("tokenizer.ggml.tokens", "string", tokens.length, (out) => tokens.forEach((token) => out.text(token))),
+        arrayPair("tokenizer.ggml.token_type", "i32", tokens.length, (out) => tokens.forEach((_, id) => out.u32(id < 17 ? 3 : 1))),
+        arrayPair("tokenizer.ggml.merges", "string", merges.length, (out) => merges.forEach((merge) => out.text(merge))),
+        u32Pair("tokenizer.ggml.eos_token_id", 2),
+      ],
+    });
+    const file = await openGguf(bytes);
+    const tokenizer = await tokenizerOfGgufFile(file);
+    await file[Symbol.asyncDispose]();
+    expect(tokenizer).toMatchObject({ bos: undefined, eos: 2, vocabularySize: tokens.length });
+    expect(encoded(tokenizer, byteLevel.texts)).toEqual(expected(byteLevel.texts, byteLevel.ids.smollm ?? []));
   });
 
   test("agrees on the whole vocabulary of SmolLM2", async (context) => {
@@ -67,24 +100,25 @@ describe("a byte-level tokenizer in GGUF metadata", () => {
       return;
     }
     const file = await openGguf(path);
-    const metadata = new Map<string, unknown>();
-    for (const [key, value] of file.metadata) metadata.set(key, typeof value === "object" ? await readGgufArray(file, value) : value);
+    const tokenizer = await tokenizerOfGgufFile(file);
     await file[Symbol.asyncDispose]();
-    const tokenizer = await tokenizerFromGguf(metadata);
     expect(tokenizer.vocabularySize).toBe(byteLevel.whole.size);
     expect(encoded(tokenizer, byteLevel.texts)).toEqual(expected(byteLevel.texts, byteLevel.whole.ids));
   });
 });
 
 describe("a SentencePiece vocabulary", () => {
-  test.each(["prefixed", "bare"] as const)("gives SentencePiece's ids and texts, from GGUF metadata and from the model itself (%s)", async (which) => {
-    const { metadata, model, texts, ids, decoded } = scored[which];
-    for (const tokenizer of [await tokenizerFromGguf(metadata), await tokenizerFromSentencePiece(Buffer.from(model, "base64"))]) {
-      expect(encoded(tokenizer, texts)).toEqual(expected(texts, ids));
-      expect(ids.map((list) => tokenizer.decode(list))).toEqual(decoded);
-      expect(tokenizer).toMatchObject({ bos: 1, eos: 2, unk: 0, pad: 0, prefix: [1], suffix: [] });
-    }
-  });
+  test.each(["prefixed", "bare"] as const)(
+    "gives SentencePiece's ids and texts, from GGUF metadata and from the model itself (%s)",
+    async (which) => {
+      const { metadata, model, texts, ids, decoded } = scored[which];
+      for (const tokenizer of [await tokenizerFromGguf(metadata), await tokenizerFromSentencePiece(Buffer.from(model, "base64"))]) {
+        expect(encoded(tokenizer, texts)).toEqual(expected(texts, ids));
+        expect(ids.map((list) => tokenizer.decode(list))).toEqual(decoded);
+        expect(tokenizer).toMatchObject({ bos: 1, eos: 2, unk: 0, pad: 0, prefix: [1], suffix: [] });
+      }
+    },
+  );
 
   test("writes characters without a piece as bytes, byte b as id 3 + b", async () => {
     const tokenizer = await tokenizerFromGguf(llamaMetadata(llamaPieces));
@@ -115,13 +149,19 @@ describe("a tokenizer.json", () => {
     expect(encoded(tokenizer, byteLevel.texts)).toEqual(expected(byteLevel.texts, byteLevel.ids.smollm ?? []));
   });
 
-  test.each(scored.prefixed.json.map((entry, i) => [i, entry] as const))("of the LLaMA family gives them, however it is written (%i)", async (_, entry) => {
-    const tokens = scored.prefixed.metadata["tokenizer.ggml.tokens"];
-    const tokenizer = await tokenizerFromJson(complete(entry.json, tokens, mergesOf(tokens)), { bos_token: "<s>", eos_token: { content: "</s>" } });
-    expect(encoded(tokenizer, entry.texts, true)).toEqual(expected(entry.texts, entry.ids));
-    expect(entry.ids.map((ids) => tokenizer.decode(ids, { skipSpecials: true }))).toEqual(entry.decoded);
-    expect(tokenizer).toMatchObject({ bos: 1, eos: 2, unk: 0, pad: 0, prefix: [1], suffix: [] });
-  });
+  test.each(scored.prefixed.json.map((entry, i) => [i, entry] as const))(
+    "of the LLaMA family gives them, however it is written (%i)",
+    async (_, entry) => {
+      const tokens = scored.prefixed.metadata["tokenizer.ggml.tokens"];
+      const tokenizer = await tokenizerFromJson(complete(entry.json, tokens, mergesOf(tokens)), {
+        bos_token: "<s>",
+        eos_token: { content: "</s>" },
+      });
+      expect(encoded(tokenizer, entry.texts, true)).toEqual(expected(entry.texts, entry.ids));
+      expect(entry.ids.map((ids) => tokenizer.decode(ids, { skipSpecials: true }))).toEqual(entry.decoded);
+      expect(tokenizer).toMatchObject({ bos: 1, eos: 2, unk: 0, pad: 0, prefix: [1], suffix: [] });
+    },
+  );
 
   test("is read from a folder, with its configuration and template", async () => {
     const folder = mkdtempSync(join(tmpdir(), "uhd-text-"));
@@ -132,7 +172,10 @@ describe("a tokenizer.json", () => {
       expect((await loadTokenizer(folder)).encode("")).toEqual([1, 2]);
       const { "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": merges } = byteLevel.metadata;
       writeFileSync(join(folder, "tokenizer.json"), JSON.stringify(complete(byteLevel.json, tokens, merges)));
-      writeFileSync(join(folder, "tokenizer_config.json"), JSON.stringify({ eos_token: "<|im_end|>", chat_template: [{ name: "default", template: "x" }] }));
+      writeFileSync(
+        join(folder, "tokenizer_config.json"),
+        JSON.stringify({ eos_token: "<|im_end|>", chat_template: [{ name: "default", template: "x" }] }),
+      );
       expect(await loadTokenizer(folder)).toMatchObject({ eos: 2, ends: [2], chatTemplate: "x" });
       writeFileSync(join(folder, "chat_template.jinja"), "from a file");
       expect((await loadTokenizer(folder)).chatTemplate).toBe("from a file");
@@ -157,16 +200,23 @@ function mergesOf(tokens: readonly string[]): readonly (readonly string[])[] {
 describe("byte-level text", () => {
   test("comes back from its ids, whatever it is", async () => {
     const tokenizer = await allBytes();
-    property(fc.string({ unit: fc.oneof(fc.constantFrom("a", "ab", " ", "é", "👍", "\n"), fc.string({ unit: "binary", minLength: 1, maxLength: 1 })) }), (text) => {
-      const ids = tokenizer.encode(text);
-      expect(tokenizer.decode(ids)).toBe(text);
-      checkIds(ids, tokenizer.vocabularySize);
-    });
+    property(
+      fc.string({
+        unit: fc.oneof(fc.constantFrom("a", "ab", " ", "é", "👍", "\n"), fc.string({ unit: "binary", minLength: 1, maxLength: 1 })),
+      }),
+      (text) => {
+        const ids = tokenizer.encode(text);
+        expect(tokenizer.decode(ids)).toBe(text);
+        checkIds(ids, tokenizer.vocabularySize);
+      },
+    );
   });
 
   test("is refused where it is not Unicode", async () => {
     const tokenizer = await allBytes();
-    expect(() => tokenizer.encode("ab\ud83dc")).toThrow(new TextError("the text is not Unicode: there is half of a surrogate pair, U+D83D, at index 2"));
+    expect(() => tokenizer.encode("ab\ud83dc")).toThrow(
+      new TextError("the text is not Unicode: there is half of a surrogate pair, U+D83D, at index 2"),
+    );
     expect(() => tokenizer.encode("\udc00")).toThrow(TextError);
     expect(tokenizer.decode(tokenizer.encode("\ud83d\udc4d"))).toBe("👍");
   });
@@ -184,8 +234,12 @@ describe("a tokenizer and a model", () => {
   test("belong together when each id has a row, and rows are rounded up", () => {
     expect(() => checkVocabulary(sized(32000), 32000)).not.toThrow();
     expect(() => checkVocabulary(sized(151665), 151936)).not.toThrow();
-    expect(() => checkVocabulary(sized(49152), 32000)).toThrow(new TextError("the tokenizer has 49152 tokens and the model only 32000: they do not belong together"));
-    expect(() => checkVocabulary(sized(32000), 49152)).toThrow(new TextError("the model has 49152 tokens and the tokenizer only 32000: they do not belong together"));
+    expect(() => checkVocabulary(sized(49152), 32000)).toThrow(
+      new TextError("the tokenizer has 49152 tokens and the model only 32000: they do not belong together"),
+    );
+    expect(() => checkVocabulary(sized(32000), 49152)).toThrow(
+      new TextError("the model has 49152 tokens and the tokenizer only 32000: they do not belong together"),
+    );
   });
 
   test("share the ids of a prompt", () => {
@@ -258,7 +312,10 @@ describe("a source that cannot be used", () => {
     [json({ pre_tokenizer: { type: "Split", pattern: { String: " " }, behavior: "MergedWithNext" } }), /the behaviour "MergedWithNext"/],
     [json({ pre_tokenizer: { type: "Split", pattern: { Regex: "(" }, behavior: "Isolated" } }), /the tokenizer cannot be used/],
     [json({ pre_tokenizer: { type: "Sequence" } }), /has no pretokenizers/],
-    [json({ post_processor: { type: "TemplateProcessing", single: [{ SpecialToken: { id: "<s>" } }] } }), /names a token that it does not define/],
+    [
+      json({ post_processor: { type: "TemplateProcessing", single: [{ SpecialToken: { id: "<s>" } }] } }),
+      /names a token that it does not define/,
+    ],
     [json({ post_processor: { type: "Unheard" } }), /post-processor Unheard is not known/],
     [json({ post_processor: { type: "BertProcessing", cls: ["x", 9], sep: ["y", 9] } }), /names the special token 9/],
   ])("says what is wrong with a tokenizer.json: %o", async (source, message) => {
@@ -268,7 +325,9 @@ describe("a source that cannot be used", () => {
   });
 
   test("says what is wrong with a configuration", async () => {
-    await expect(tokenizerFromJson(json({}), { eos_token: "</s>" })).rejects.toThrow(new TextError('tokenizer.json: eos_token "</s>" is not in the vocabulary'));
+    await expect(tokenizerFromJson(json({}), { eos_token: "</s>" })).rejects.toThrow(
+      new TextError('tokenizer.json: eos_token "</s>" is not in the vocabulary'),
+    );
     await expect(tokenizerFromJson(json({}), { eos_token: 2 })).rejects.toThrow(/eos_token of its configuration is not a token/);
     await expect(tokenizerFromJson(json({}), { chat_template: 3 })).rejects.toThrow(/none of its chat templates is the default/);
     await expect(tokenizerFromJson(json({}), "x")).rejects.toThrow(TextError);
@@ -302,6 +361,8 @@ describe("a source that cannot be used", () => {
         return { ids: [] };
       }
     }
-    await expect(tokenizerFromGguf(byteLevel.metadata, { library: { Tokenizer: Refusing } })).rejects.toThrow(new TextError("the tokenizer cannot be used: no"));
+    await expect(tokenizerFromGguf(byteLevel.metadata, { library: { Tokenizer: Refusing } })).rejects.toThrow(
+      new TextError("the tokenizer cannot be used: no"),
+    );
   });
 });

@@ -44,7 +44,9 @@ export interface ChatTemplate {
 
 /** The pictures in the parts of a conversation, in the order of their tokens. */
 export function imagesOf<I>(messages: readonly Message<I>[]): readonly I[] {
-  return messages.flatMap(({ content }) => (typeof content === "string" ? [] : content.flatMap((part) => (part.type === "image" ? [part.image] : []))));
+  return messages.flatMap(({ content }) =>
+    typeof content === "string" ? [] : content.flatMap((part) => (part.type === "image" ? [part.image] : [])),
+  );
 }
 
 interface Turn {
@@ -62,7 +64,8 @@ export const vicunaV1: ChatTemplate = {
   render(messages, options) {
     const { system, turns } = conversation(messages, options);
     const empty = turns.findIndex(({ text }) => text === "");
-    if (empty >= 0) throw new TextError(`vicuna_v1: the turn of the ${turns[empty]?.role ?? ""} is empty, which is how an open turn is written`);
+    if (empty >= 0)
+      throw new TextError(`vicuna_v1: the turn of the ${turns[empty]?.role ?? ""} is empty, which is how an open turn is written`);
     const spoken = turns.map(({ role, text }) => (role === "user" ? `USER: ${text} ` : `ASSISTANT: ${text}</s>`));
     return `${system ?? vicunaSystem} ${spoken.join("")}${isOpen(options) ? "ASSISTANT:" : ""}`;
   },
@@ -75,7 +78,8 @@ export const plain: ChatTemplate = {
     const { system, turns } = conversation(messages, options);
     const [user, caption] = turns;
     if (system !== undefined) throw new TextError("plain: there is no place for a system message");
-    if (turns.length > 2) throw new TextError(`plain: there is one picture and one caption, and the conversation has ${turns.length} turns`);
+    if (turns.length > 2)
+      throw new TextError(`plain: there is one picture and one caption, and the conversation has ${turns.length} turns`);
     const pictures = (user?.text.split(imageToken).length ?? 1) - 1;
     if (pictures !== 1) throw new TextError(`plain: the user shows one picture, and here are ${pictures}`);
     return imageToken + (caption === undefined ? "" : `${caption.text}\n`);
@@ -110,8 +114,13 @@ export async function jinjaTemplate(source: string, options: JinjaOptions = {}):
     name: "the model's chat template",
     render(messages, renderOptions) {
       const { system, turns } = conversation(messages, renderOptions);
-      const list = [...(system === undefined ? [] : [{ role: "system", content: system }]), ...turns.map(({ role, text }) => ({ role, content: text }))];
-      return attempt("refuses the conversation", () => template.render({ ...options.tokens, messages: list, add_generation_prompt: isOpen(renderOptions) }));
+      const list = [
+        ...(system === undefined ? [] : [{ role: "system", content: system }]),
+        ...turns.map(({ role, text }) => ({ role, content: text })),
+      ];
+      return attempt("refuses the conversation", () =>
+        template.render({ ...options.tokens, messages: list, add_generation_prompt: isOpen(renderOptions) }),
+      );
     },
   };
 }
@@ -137,14 +146,19 @@ async function loadJinja(): Promise<JinjaLibrary> {
     const specifier = "@huggingface/jinja";
     return (await import(/* @vite-ignore */ specifier)) as JinjaLibrary;
   } catch (cause) {
-    throw new TextError(`chat templates are run by the package "@huggingface/jinja", which cannot be loaded: ${messageOf(cause)}`, { cause });
+    throw new TextError(`chat templates are run by the package "@huggingface/jinja", which cannot be loaded: ${messageOf(cause)}`, {
+      cause,
+    });
   }
 }
 
 const isOpen = (options: RenderOptions | undefined): boolean => options?.open ?? true;
 
 /** An optional system message, then user and assistant in turn; before an open turn the user has spoken. */
-function conversation(messages: readonly Message[], options: RenderOptions | undefined): { readonly system: string | undefined; readonly turns: readonly Turn[] } {
+function conversation(
+  messages: readonly Message[],
+  options: RenderOptions | undefined,
+): { readonly system: string | undefined; readonly turns: readonly Turn[] } {
   const all = messages.map((message, at) => turnOf(message, at));
   const [first] = all;
   const system = first?.role === "system" ? first.text : undefined;
@@ -161,7 +175,8 @@ function conversation(messages: readonly Message[], options: RenderOptions | und
 
 function turnOf(message: Message, at: number): Turn {
   const { role, content } = message;
-  if (role !== "system" && role !== "user" && role !== "assistant") throw new TextError(`message ${at} has the unknown role ${JSON.stringify(role)}`);
+  if (role !== "system" && role !== "user" && role !== "assistant")
+    throw new TextError(`message ${at} has the unknown role ${JSON.stringify(role)}`);
   const text = typeof content === "string" ? content : joined(content, at);
   checkUnicode(text, `message ${at}`);
   if (role === "system" && text.includes(imageToken)) throw new TextError(`message ${at}: a system message shows no picture`);

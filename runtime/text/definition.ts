@@ -84,7 +84,10 @@ export function isRecord(value: unknown): value is Readonly<Record<string, unkno
 
 /** Each match of the pattern is a piece, and so is what lies between. */
 export const splitOn = (regex: string): JsonPart => ({ type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false });
-export const sequence = (key: "pretokenizers" | "normalizers" | "decoders", parts: readonly JsonPart[]): JsonPart => ({ type: "Sequence", [key]: parts });
+export const sequence = (key: "pretokenizers" | "normalizers" | "decoders", parts: readonly JsonPart[]): JsonPart => ({
+  type: "Sequence",
+  [key]: parts,
+});
 /** Bytes as the 256 characters of byte-level vocabularies. */
 export const byteCharacters: JsonPart = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false };
 
@@ -152,7 +155,9 @@ function bpeModel(json: Readonly<Record<string, unknown>>, fail: Fail): BpeModel
 function mergePair(merge: unknown): readonly [string, string] | undefined {
   const pair: readonly unknown[] = typeof merge === "string" ? merge.split(" ") : Array.isArray(merge) ? merge : [];
   const [left, right] = pair;
-  return pair.length === 2 && typeof left === "string" && typeof right === "string" && left !== "" && right !== "" ? [left, right] : undefined;
+  return pair.length === 2 && typeof left === "string" && typeof right === "string" && left !== "" && right !== ""
+    ? [left, right]
+    : undefined;
 }
 
 /** Ids are integers in range, each of one token, and merges are of tokens to tokens. */
@@ -167,9 +172,13 @@ export function checkModel(model: BpeModel, fail: Fail): void {
   }
   for (const [left, right] of model.merges) {
     const lacking = [left, right, left + right].find((token) => !vocabulary.has(token));
-    if (lacking !== undefined) fail(`the merge of ${JSON.stringify(left)} and ${JSON.stringify(right)} needs ${JSON.stringify(lacking)}, which is not in the vocabulary`);
+    if (lacking !== undefined)
+      fail(
+        `the merge of ${JSON.stringify(left)} and ${JSON.stringify(right)} needs ${JSON.stringify(lacking)}, which is not in the vocabulary`,
+      );
   }
-  if (model.unkToken !== undefined && !vocabulary.has(model.unkToken)) fail(`the unknown token ${JSON.stringify(model.unkToken)} is not in the vocabulary`);
+  if (model.unkToken !== undefined && !vocabulary.has(model.unkToken))
+    fail(`the unknown token ${JSON.stringify(model.unkToken)} is not in the vocabulary`);
 }
 
 export function isId(id: unknown): id is number {
@@ -181,7 +190,8 @@ function addedTokens(list: unknown, fail: Fail): readonly AddedToken[] {
   return list.map((entry: unknown) => {
     if (!isRecord(entry)) return fail("an added token is not an object");
     const { content, id } = entry;
-    if (typeof content !== "string" || content === "" || !isId(id)) return fail(`the added token ${JSON.stringify(entry)} has no content or no id`);
+    if (typeof content !== "string" || content === "" || !isId(id))
+      return fail(`the added token ${JSON.stringify(entry)} has no content or no id`);
     if (entry.single_word === true) fail(`the added token ${JSON.stringify(content)} must be a single word, which is not known here`);
     const special = entry.special === true;
     const normalized = typeof entry.normalized === "boolean" ? entry.normalized : !special;
@@ -217,7 +227,10 @@ function aroundText(part: JsonPart | undefined, fail: Fail): Pick<Definition, "p
   for (const p of partsOf(part, "processors")) {
     if (p.type === "ByteLevel") continue;
     if (p.type === "RobertaProcessing" || p.type === "BertProcessing") {
-      for (const [key, ids] of [["cls", prefix], ["sep", suffix]] as const) {
+      for (const [key, ids] of [
+        ["cls", prefix],
+        ["sep", suffix],
+      ] as const) {
         const pair: unknown = p[key];
         const id: unknown = Array.isArray(pair) ? pair[1] : undefined;
         ids.push(isId(id) ? id : fail(`its post-processor has no ${key}`));
@@ -288,7 +301,10 @@ function preTokenizerFor(part: JsonPart | undefined, model: BpeModel): JsonPart 
       case "Digits":
         return [splitOn(p.individual_digits === true ? "\\p{N}" : "\\p{N}+")];
       case "ByteLevel":
-        return [...(p.use_regex !== false && p.add_prefix_space !== true ? [splitOn(wordPattern), byteCharacters] : [p]), ...withoutMissing(model)];
+        return [
+          ...(p.use_regex !== false && p.add_prefix_space !== true ? [splitOn(wordPattern), byteCharacters] : [p]),
+          ...withoutMissing(model),
+        ];
       case "Split":
         return [splitFor(p)];
       case "Metaspace":

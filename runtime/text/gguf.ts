@@ -9,7 +9,12 @@ import { addedTokens, pieceType, scoredModel, scoredParts, type Piece } from "./
 export type GgufMetadata = ReadonlyMap<string, unknown> | Readonly<Record<string, unknown>>;
 
 /** The arrays that are read: a reader that leaves arrays in the file has to fetch these. */
-export const ggufTokenizerArrays = ["tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores", "tokenizer.ggml.merges"] as const;
+export const ggufTokenizerArrays = [
+  "tokenizer.ggml.tokens",
+  "tokenizer.ggml.token_type",
+  "tokenizer.ggml.scores",
+  "tokenizer.ggml.merges",
+] as const;
 
 const llama3Words = (digits: string): string =>
   `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
@@ -53,7 +58,8 @@ function fail(what: string): never {
 function byteLevel(values: Values, tokens: readonly string[], types: readonly number[]): Definition {
   const pre = values.string("pre") ?? "default";
   const patterns = Object.hasOwn(preTokenizers, pre) ? preTokenizers[pre] : undefined;
-  if (patterns === undefined) return fail(`the pre-tokenizer ${JSON.stringify(pre)} is not known; known are ${Object.keys(preTokenizers).join(", ")}`);
+  if (patterns === undefined)
+    return fail(`the pre-tokenizer ${JSON.stringify(pre)} is not known; known are ${Object.keys(preTokenizers).join(", ")}`);
   const model = {
     vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
     merges: values.strings("merges").map((merge): readonly [string, string] => {
@@ -113,7 +119,8 @@ class Values {
 
   constructor(metadata: GgufMetadata) {
     const record = metadata as Readonly<Record<string, unknown>>;
-    this.#get = metadata instanceof Map ? (key) => metadata.get(key) as unknown : (key) => (Object.hasOwn(record, key) ? record[key] : undefined);
+    this.#get =
+      metadata instanceof Map ? (key) => metadata.get(key) as unknown : (key) => (Object.hasOwn(record, key) ? record[key] : undefined);
   }
 
   text(key: string): string | undefined {
@@ -141,7 +148,9 @@ class Values {
     const value = this.#get(`tokenizer.ggml.${key}`);
     if (value === undefined) return fail(`there is no tokenizer.ggml.${key}`);
     if (!Array.isArray(value)) return fail(`tokenizer.ggml.${key} is not an array`);
-    return value.every((item): item is string => typeof item === "string") ? value : fail(`tokenizer.ggml.${key} holds what is not a string`);
+    return value.every((item): item is string => typeof item === "string")
+      ? value
+      : fail(`tokenizer.ggml.${key} holds what is not a string`);
   }
 
   /** One for each of `count` tokens. */

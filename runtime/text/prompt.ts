@@ -28,7 +28,9 @@ function checkImages(tokens: number, images: number): void {
   const count = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`;
   if (tokens === images) return;
   const more = tokens > images ? "an image token without an image" : "an image without an image token";
-  throw new TextError(`${more}: the prompt has ${count(tokens, "image token")} and there ${images === 1 ? "is" : "are"} ${count(images, "image")}`);
+  throw new TextError(
+    `${more}: the prompt has ${count(tokens, "image token")} and there ${images === 1 ? "is" : "are"} ${count(images, "image")}`,
+  );
 }
 
 /** A run of positions that have one source. Positions count from 0 over the whole sequence. */
@@ -64,7 +66,8 @@ export function layOut(ids: readonly number[], rows: readonly number[], options:
   });
   const whole = spansOf(ids, rows);
   const fullLength = ids.length - rows.length + rows.reduce((sum, length) => sum + length, 0);
-  if (fullLength > maximum && overflow === "error") throw new TextError(`the prompt takes ${fullLength} positions, and the model has ${maximum}`);
+  if (fullLength > maximum && overflow === "error")
+    throw new TextError(`the prompt takes ${fullLength} positions, and the model has ${maximum}`);
   return { length: Math.min(fullLength, maximum), fullLength, spans: whole.flatMap((span) => upTo(span, maximum)) };
 }
 

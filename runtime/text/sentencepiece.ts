@@ -37,7 +37,9 @@ export function fromSentencePiece(model: Uint8Array, config: unknown, name = "to
   const id = (field: number, byDefault: number): number | undefined => {
     const value = integer(trainer, field, byDefault);
     if (value < 0) return undefined;
-    return isId(value) && value < pieces.length ? value : fail(`a special token has the id ${value}, and there are ${pieces.length} pieces`);
+    return isId(value) && value < pieces.length
+      ? value
+      : fail(`a special token has the id ${value}, and there are ${pieces.length} pieces`);
   };
   const { unk: unkField, bos: bosField, eos: eosField, pad: padField } = trainerField;
   const [unk, bos, eos] = [id(unkField, 0), id(bosField, 1), id(eosField, 2)];

@@ -58,7 +58,8 @@ function metaspace(part: JsonPart): Spelling {
 
 function replacement(part: JsonPart): readonly [string, string] {
   const pattern = part.pattern as { readonly String?: unknown } | undefined;
-  if (typeof pattern?.String !== "string" || typeof part.content !== "string") throw new TextError("a tokenizer's decoder replaces a pattern that is not a string");
+  if (typeof pattern?.String !== "string" || typeof part.content !== "string")
+    throw new TextError("a tokenizer's decoder replaces a pattern that is not a string");
   return [pattern.String, part.content];
 }
 

@@ -84,7 +84,10 @@ export async function loadTokenizer(folder: string, options: TokenizerOptions = 
   const template = await readOptional(folder, "chat_template.jinja");
   const model = json === undefined ? await readOptional(folder, "tokenizer.model") : undefined;
   if (json === undefined && model === undefined) throw new TextError(`${folder} has no tokenizer.json and no tokenizer.model`);
-  const definition = model === undefined ? fromTokenizerJson(json, config, `${folder}/tokenizer.json`) : fromSentencePiece(model, config, `${folder}/tokenizer.model`);
+  const definition =
+    model === undefined
+      ? fromTokenizerJson(json, config, `${folder}/tokenizer.json`)
+      : fromSentencePiece(model, config, `${folder}/tokenizer.model`);
   return makeTokenizer(template === undefined ? definition : { ...definition, chatTemplate: new TextDecoder().decode(template) }, options);
 }
 
@@ -115,7 +118,9 @@ async function loadLibrary(): Promise<TokenizersLibrary> {
     const specifier = "@huggingface/tokenizers";
     return (await import(/* @vite-ignore */ specifier)) as TokenizersLibrary;
   } catch (cause) {
-    throw new TextError(`text is tokenised with the package "@huggingface/tokenizers", which cannot be loaded: ${messageOf(cause)}`, { cause });
+    throw new TextError(`text is tokenised with the package "@huggingface/tokenizers", which cannot be loaded: ${messageOf(cause)}`, {
+      cause,
+    });
   }
 }
 
@@ -172,7 +177,8 @@ async function makeTokenizer(definition: Definition, options: TokenizerOptions):
     id: (token) => ids.get(token),
   };
   for (const id of [...prefix, ...suffix, ...ends, bos, eos, unk, pad]) {
-    if (id !== undefined && !tokens.has(id)) throw new TextError(`the tokenizer names the special token ${id}, which is not in its vocabulary`);
+    if (id !== undefined && !tokens.has(id))
+      throw new TextError(`the tokenizer names the special token ${id}, which is not in its vocabulary`);
   }
   return tokenizer;
 }
