@@ -136,9 +136,13 @@ function statement(cx: Cx, s: Statement, scope: Scope): void {
       else useModule(cx, s, scope, "");
       return;
     case "state": {
+      // After a mistake in its declaration, giving it a value is no further one.
+      const failed = (): void => {
+        if (define(cx, scope, s.name.name, errorValue, s)) scope.define(s.name.name, errorValue, s.span, { mutable: true });
+      };
       const type = declaredType(cx, s.type, scope);
       if (type === undefined) {
-        define(cx, scope, s.name.name, errorValue, s);
+        failed();
         return;
       }
       const name = joinPath(build.path, s.name.name);
@@ -148,7 +152,7 @@ function statement(cx: Cx, s: Statement, scope: Scope): void {
           notes: [{ span: before, message: "it is declared here" }],
           help: "each part has states of its own: use one for each",
         });
-        define(cx, scope, s.name.name, errorValue, s);
+        failed();
         return;
       }
       const open = type.shape.find((d) => dimConstant(d) === undefined);
@@ -159,7 +163,7 @@ function statement(cx: Cx, s: Statement, scope: Scope): void {
           notes: originNotes(build, type.shape),
           help: "a state lives longer than the sizes of a run: give it the most it will need",
         });
-        define(cx, scope, s.name.name, errorValue, s);
+        failed();
         return;
       }
       build.states.set(name, s.span);
