@@ -334,6 +334,24 @@ describe("conversion", () => {
     expect(bf16OfFloat(NaN) & 0x7fff).toBeGreaterThan(0x7f80);
   });
 
+  test("of f32 to halves is that of single values, for any bits", () => {
+    const bits = fc.oneof(fc.integer(), fc.integer({ min: 0x32800000, max: 0x39000000 }), fc.integer({ min: 0x477fe000, max: 0x47801000 }));
+    // Every half, its middles to the next, and one bit beside them.
+    const near = Array.from({ length: 0x7c00 }, (_, half) => {
+      const middle = new Uint32Array(Float32Array.of((floatOfHalf(half) + floatOfHalf(half + 1)) / 2).buffer)[0] ?? 0;
+      return [middle - 1, middle, middle + 1];
+    }).flat();
+    const check = (list: readonly number[]): void => {
+      const values = new Float32Array(Int32Array.from(list).buffer);
+      const out = new Uint16Array(list.length);
+      convertElements("F32", new Uint8Array(values.buffer), "f16", new Uint8Array(out.buffer));
+      expect([...out]).toEqual([...values].map(halfOfFloat));
+    };
+    check(near);
+    check(near.map((b) => b | 0x80000000));
+    fc.assert(fc.property(fc.array(bits), check), { numRuns: 1000 });
+  });
+
   test("widens each stored dtype, and refuses numbers that do not fit", () => {
     const f32 = (stored: string, data: ArrayBufferView): number[] => {
       const bytes = new Uint8Array(data.buffer);

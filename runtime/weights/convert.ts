@@ -67,12 +67,18 @@ export function convertElements(stored: string, bytes: Uint8Array, dtype: DType,
     case "f16":
     case "bf16": {
       const values = (floats[stored] ?? refuse(stored, dtype))(bytes, count) as ArrayLike<number>;
-      if (dtype === "f32") over(Float32Array)(target, count).set(values);
-      else {
-        const out = over(Uint16Array)(target, count);
-        const round = dtype === "f16" ? halfOfFloat : bf16OfFloat;
-        for (let i = 0; i < count; i++) out[i] = round(values[i] ?? 0);
+      if (dtype === "f32") {
+        over(Float32Array)(target, count).set(values);
+        return;
       }
+      const out = over(Uint16Array)(target, count);
+      if (dtype === "f16" && values instanceof Float32Array) {
+        const bits = over(Uint32Array)(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), count);
+        for (let i = 0; i < count; i++) out[i] = halfOfBits(bits[i] ?? 0);
+        return;
+      }
+      const round = dtype === "f16" ? halfOfFloat : bf16OfFloat;
+      for (let i = 0; i < count; i++) out[i] = round(values[i] ?? 0);
       return;
     }
     case "i32": {
@@ -139,6 +145,24 @@ export function halfOfFloat(value: number): number {
   const e = 2 ** exponent > a ? exponent - 1 : exponent;
   // A carry out of the fraction runs into the exponent, as it should.
   return sign | (((e + 15) << 10) + roundEven((a / 2 ** e - 1) * 1024));
+}
+
+/** As `halfOfFloat`, for an f32 given as its bits: many times faster. */
+function halfOfBits(b: number): number {
+  const sign = (b >>> 16) & 0x8000;
+  const a = b & 0x7fffffff;
+  if (a > 0x7f800000) return 0x7e00;
+  if (a >= 0x477ff000) return sign | 0x7c00;
+  // The exponent's bias goes from 127 to 15; a carry out of the fraction runs into the exponent.
+  if (a >= 0x38800000) return sign | ((a - 0x38000000 + 0xfff + ((a >>> 13) & 1)) >>> 13);
+  if (a < 0x33000000) return sign;
+  // A subnormal half counts 2^-24.
+  const shift = 126 - (a >>> 23);
+  const fraction = (a & 0x7fffff) | 0x800000;
+  const half = fraction >>> shift;
+  const rest = fraction - half * 2 ** shift;
+  const middle = 2 ** (shift - 1);
+  return sign | (rest > middle || (rest === middle && (half & 1) === 1) ? half + 1 : half);
 }
 
 function roundEven(x: number): number {

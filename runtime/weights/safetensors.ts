@@ -197,25 +197,28 @@ export function dtypeOf(name: string): DType | undefined {
   return isDType(lower) ? lower : undefined;
 }
 
+/** A tensor that a file will hold. */
+export interface PlannedTensor {
+  readonly name: string;
+  /** The format's name: "F32", "BF16", … */
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly bytes: number;
+}
+
 /**
- * The bytes of a safetensors file that holds `tensors`, in order of alignment and name, as the format's own writer
- * does. `metadata` is stored in the header.
+ * What comes before the tensors' bytes: the header's length and the header. The bytes follow in the order of `order`,
+ * which is by alignment and name, as the format's own writer has it.
  */
-export function encodeSafetensors(
-  tensors: ReadonlyMap<string, Tensor>,
-  metadata: Readonly<Record<string, string>> = {},
-): readonly Uint8Array[] {
-  const order = [...tensors].sort(([na, a], [nb, b]) => (bits[names[b.dtype]] ?? 0) - (bits[names[a.dtype]] ?? 0) || (na < nb ? -1 : 1));
+export function encodeHeader<T extends PlannedTensor>(
+  tensors: readonly T[],
+  metadata: Readonly<Record<string, string>>,
+): { readonly head: readonly Uint8Array<ArrayBuffer>[]; readonly order: readonly T[] } {
+  const order = tensors.toSorted((a, b) => (bits[b.dtype] ?? 0) - (bits[a.dtype] ?? 0) || (a.name < b.name ? -1 : 1));
   const header: [string, unknown][] = [];
   if (Object.keys(metadata).length > 0) header.push(["__metadata__", metadata]);
-  const parts: Uint8Array[] = [];
   let at = 0;
-  for (const [name, tensor] of order) {
-    const bytes = bytesOfTensor(tensor);
-    header.push([name, { dtype: names[tensor.dtype], shape: tensor.shape, data_offsets: [at, at + bytes.byteLength] }]);
-    parts.push(bytes);
-    at += bytes.byteLength;
-  }
+  for (const { name, dtype, shape, bytes } of order) header.push([name, { dtype, shape, data_offsets: [at, (at += bytes)] }]);
   // fromEntries, and not assignment, so that a tensor named __proto__ is a key like any other.
   let json = JSON.stringify(Object.fromEntries(header));
   const encoder = new TextEncoder();
@@ -224,7 +227,20 @@ export function encodeSafetensors(
   const text = encoder.encode(json);
   const prefix = new Uint8Array(8);
   new DataView(prefix.buffer).setBigUint64(0, BigInt(text.byteLength), true);
-  return [prefix, text, ...parts];
+  return { head: [prefix, text], order };
+}
+
+/** The bytes of a safetensors file that holds `tensors`. `metadata` is stored in the header. */
+export function encodeSafetensors(
+  tensors: ReadonlyMap<string, Tensor>,
+  metadata: Readonly<Record<string, string>> = {},
+): readonly Uint8Array[] {
+  const planned = [...tensors].map(([name, tensor]) => {
+    const data = bytesOfTensor(tensor);
+    return { name, dtype: names[tensor.dtype], shape: tensor.shape, bytes: data.byteLength, data };
+  });
+  const { head, order } = encodeHeader(planned, metadata);
+  return [...head, ...order.map((tensor) => tensor.data)];
 }
 
 /** Writes a file under a temporary name and renames it when it is complete (Node). */
@@ -233,20 +249,35 @@ export async function writeSafetensors(
   tensors: ReadonlyMap<string, Tensor>,
   metadata?: Readonly<Record<string, string>>,
 ): Promise<void> {
+  return writeParts(path, encodeSafetensors(tensors, metadata));
+}
+
+/**
+ * Writes parts one after another, as they come, under a temporary name that is renamed when all are there (Node). Throws
+ * SafetensorsError when that fails, the parts' own error when they do, and leaves no file then.
+ */
+export async function writeParts(path: string, parts: Iterable<Uint8Array> | AsyncIterable<Uint8Array>): Promise<void> {
   const { open, rename, rm } = await importNode<typeof import("node:fs/promises")>("fs/promises");
   const temporary = `${path}.${process.pid}.tmp`;
-  try {
-    const handle = await open(temporary, "w");
+  const writing = async <R>(work: Promise<R>): Promise<R> => {
     try {
-      for (const part of encodeSafetensors(tensors, metadata)) {
-        for (let at = 0; at < part.byteLength;) at += (await handle.write(part, at, part.byteLength - at)).bytesWritten;
+      return await work;
+    } catch (cause) {
+      throw new SafetensorsError(`${path} cannot be written: ${messageOf(cause)}`, { cause });
+    }
+  };
+  const handle = await writing(open(temporary, "w"));
+  try {
+    try {
+      for await (const part of parts) {
+        for (let at = 0; at < part.byteLength;) at += (await writing(handle.write(part, at, part.byteLength - at))).bytesWritten;
       }
     } finally {
       await handle.close();
     }
-    await rename(temporary, path);
-  } catch (cause) {
+    await writing(rename(temporary, path));
+  } catch (error) {
     await rm(temporary, { force: true });
-    throw new SafetensorsError(`${path} cannot be written: ${messageOf(cause)}`, { cause });
+    throw error;
   }
 }

@@ -1,0 +1,59 @@
+// uhdc convert: any checkpoint that `--weights` takes, as one safetensors file. The file appears under its name when it
+// is complete. Ctrl-C stops it and leaves no file.
+
+import { openCheckpoint } from "../../../runtime/weights/checkpoint.ts";
+import { listed } from "../../../runtime/weights/stored.ts";
+import { rewrite } from "../../../runtime/weights/write.ts";
+import { usageError } from "../errors.ts";
+import { bytesText, millisecondsText, type Terminal } from "../terminal.ts";
+
+export interface ConvertOptions {
+  readonly out: string;
+  readonly dtype?: "f32" | "f16" | "bf16";
+  /** `FROM=TO`, each: what names begin with, and what that becomes. */
+  readonly rename: readonly string[];
+  readonly json: boolean;
+}
+
+export async function convert(inputs: readonly string[], options: ConvertOptions, terminal: Terminal): Promise<void> {
+  const rules = options.rename.map(ruleOf).toSorted(([a], [b]) => b.length - a.length);
+  const rename = (name: string): string => {
+    const rule = rules.find(([from]) => name.startsWith(from));
+    return rule === undefined ? name : rule[1] + name.slice(rule[0].length);
+  };
+  const abort = new AbortController();
+  const stop = (): void => abort.abort();
+  process.once("SIGINT", stop);
+  process.once("SIGTERM", stop);
+  const begin = performance.now();
+  const [only, ...others] = inputs;
+  const checkpoint = await openCheckpoint(only !== undefined && others.length === 0 ? only : inputs);
+  try {
+    const written = await rewrite(options.out, checkpoint.tensors, {
+      dtype: options.dtype,
+      rename,
+      // What the libraries of PyTorch ask for.
+      metadata: { format: "pt" },
+      signal: abort.signal,
+      onBytes: (done, total) => terminal.progress(`${bytesText(done)} of ${bytesText(total)}`),
+    });
+    terminal.done();
+    const { tensors, elements, bytes, infinite } = written;
+    if (infinite.length > 0) terminal.err(`warning: infinite in f16, which ends at 65504: ${listed(infinite)}`);
+    const milliseconds = performance.now() - begin;
+    const summary = { ok: true, out: options.out, format: checkpoint.format, tensors, elements, bytes, infinite, milliseconds };
+    const text = `${options.out}: ${tensors} tensors, ${elements} parameters, ${bytesText(bytes)}, in ${millisecondsText(milliseconds)}`;
+    terminal.out(options.json ? JSON.stringify(summary, null, 2) : text);
+  } finally {
+    terminal.done();
+    await checkpoint.close();
+    process.off("SIGINT", stop);
+    process.off("SIGTERM", stop);
+  }
+}
+
+function ruleOf(text: string): readonly [string, string] {
+  const at = text.indexOf("=");
+  if (at < 0) throw usageError(`--rename takes FROM=TO, found "${text}"`);
+  return [text.slice(0, at), text.slice(at + 1)];
+}

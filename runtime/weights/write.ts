@@ -1,0 +1,88 @@
+// Writes a checkpoint, whatever it came from, as one safetensors file: a piece at a time, so that it may be larger than
+// memory. Floats may change their dtype on the way; everything else stays as it is. Does not quantise.
+
+import { bytesOf, type DType } from "../../compiler/ir/dtype.ts";
+import { WeightsError } from "../errors.ts";
+import { encodeHeader, writeParts, type PlannedTensor } from "./safetensors.ts";
+import { listed, readAs, type StoredTensor } from "./stored.ts";
+
+export interface RewriteOptions {
+  /** What floats become; without it they stay what they are (blocks become f32). */
+  readonly dtype?: "f32" | "f16" | "bf16" | undefined;
+  /** The name of each tensor in the new file. */
+  readonly rename?: ((name: string) => string) | undefined;
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
+  readonly signal?: AbortSignal | undefined;
+  readonly onBytes?: ((done: number, total: number) => void) | undefined;
+}
+
+export interface Rewritten {
+  readonly tensors: number;
+  /** Elements of all of them. */
+  readonly elements: number;
+  /** Bytes of the tensors in the new file. */
+  readonly bytes: number;
+  /** Tensors that became f16 and have infinities now: mostly values beyond 65504. */
+  readonly infinite: readonly string[];
+}
+
+interface Move extends PlannedTensor {
+  readonly from: StoredTensor;
+  /** Undefined: the bytes as they are. */
+  readonly to: DType | undefined;
+  readonly elements: number;
+}
+
+const floats: readonly string[] = ["F64", "F32", "F16", "BF16"];
+/** Elements, or bytes, at once. */
+const piece = 1 << 20;
+
+/** Throws WeightsError when two tensors get one name, SafetensorsError when the file cannot be written; leaves no file then. */
+export async function rewrite(path: string, tensors: ReadonlyMap<string, StoredTensor>, options: RewriteOptions = {}): Promise<Rewritten> {
+  const { dtype, rename = (name: string): string => name, metadata = {}, signal, onBytes } = options;
+  const taken = new Set<string>();
+  const twice: string[] = [];
+  const moves = [...tensors].map(([own, from]): Move => {
+    const name = rename(own);
+    if (taken.has(name)) twice.push(name);
+    taken.add(name);
+    const elements = from.shape.reduce((n, d) => n * d, 1);
+    const to = dtype !== undefined && floats.includes(from.dtype) ? dtype : from.dtype === from.type ? undefined : "f32";
+    const bytes = to === undefined ? from.bytes : elements * bytesOf(to);
+    return { name, dtype: to?.toUpperCase() ?? from.dtype, shape: from.shape, bytes, from, to, elements };
+  });
+  if (twice.length > 0) {
+    throw new WeightsError(`two tensors would have one name: ${listed(twice)}`, { missing: [], extra: [], misshapen: twice });
+  }
+  const total = moves.reduce((n, m) => n + m.bytes, 0);
+  const infinite: string[] = [];
+  const { head, order } = encodeHeader(moves, metadata);
+
+  async function* parts(): AsyncGenerator<Uint8Array> {
+    yield* head;
+    const buffer = new Uint8Array(piece * 8);
+    let done = 0;
+    for (const move of order) {
+      let beyond = false;
+      const width = move.to === undefined ? 1 : bytesOf(move.to);
+      for (let at = 0; at < move.bytes; at += piece * width) {
+        signal?.throwIfAborted();
+        const part = buffer.subarray(0, Math.min(piece * width, move.bytes - at));
+        if (move.to === undefined) await move.from.read(at, part);
+        else await readAs(move.from, move.to, at / width, part, move.name);
+        if (move.to === "f16" && move.from.dtype !== "F16") beyond ||= hasInfinity(part);
+        yield part;
+        onBytes?.((done += part.byteLength), total);
+      }
+      if (beyond) infinite.push(move.name);
+    }
+    signal?.throwIfAborted();
+  }
+  await writeParts(path, parts());
+  return { tensors: moves.length, elements: moves.reduce((n, m) => n + m.elements, 0), bytes: total, infinite };
+}
+
+function hasInfinity(bytes: Uint8Array): boolean {
+  const halves = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
+  return halves.some((half) => (half & 0x7fff) === 0x7c00);
+}
