@@ -243,6 +243,7 @@ describe("the text of a plan", () => {
 });
 
 describe("the verifier of plans", () => {
+  const blank = { extents: [], sources: [], flops: "0", bytes: "0", stage: "" };
   const wrong = (change: Partial<Plan>): string =>
     verifyPlan({ ...small, ...change })
       .join("; ")
@@ -276,6 +277,8 @@ describe("the verifier of plans", () => {
     );
     expect(wrong({ kernels: small.kernels.map((k) => ({ ...k, units: "P" })) })).toContain("kernel map_2: symbol P is not declared");
     expect(dispatch(0, { dims: ["M"] })).toContain("step 0 (matmul_1): symbol M is not declared");
+    expect(wrong({ limits: [{ value: "T", most: "M", says: "" }] })).toBe("limit 0: symbol M is not declared");
+    expect(wrong({ symbols: [...small.symbols, { name: "N", lower: 0, argument: true }] })).toBe("");
   });
 
   test("finds entries that are not what their buffers are", () => {
@@ -321,6 +324,15 @@ describe("the verifier of plans", () => {
     expect(wrong({ ...states, buffers: [...small.buffers, cache] })).toContain(
       "the update of s: it uses buffer 3 (acc), which lives to step 1",
     );
+    // Only a state that is its own update is written by a step.
+    const writes = (update: number | undefined): string =>
+      wrong({
+        states: [{ name: "s", buffer: 6, ...(update === undefined ? {} : { update }) }],
+        buffers: [...small.buffers, { ...cache, shape: ["4", "4"] }],
+        steps: [...small.steps, { k: "dispatch", ...blank, kernel: "map_2", buffers: [4, 0, 5, 6], dims: ["T"] }],
+      });
+    expect(writes(6)).toBe("");
+    expect(writes(undefined)).toContain("step 2 (map_2): it writes buffer 6 (s), which is of the kind state");
   });
 
   test("finds whatever the runtime refuses", () => {
