@@ -8,8 +8,10 @@ import { CliError } from "./errors.ts";
 import { processTerminal } from "./terminal.ts";
 import type { CommonOptions } from "./common.ts";
 import type { CompileOptions } from "./commands/compile.ts";
+import type { ConvertOptions } from "./commands/convert.ts";
 import type { ExplainOptions } from "./commands/explain.ts";
 import type { FormatOptions } from "./commands/fmt.ts";
+import type { InspectOptions } from "./commands/inspect.ts";
 import type { RunOptions } from "./commands/run.ts";
 import type { ShapeOptions } from "./commands/shape.ts";
 
@@ -139,7 +141,7 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
       .argument("<file>", ".uhd file, or the folder of an artefact")
       .requiredOption("--image <photo>", "JPEG, PNG or WebP")
       .option("-o, --out <folder>", "where to write the visual sequence and the contact sheet", "out")
-      .option("--weights <path...>", "safetensors files, or model.safetensors.index.json")
+      .option("--weights <path...>", "checkpoints: safetensors, GGUF, PyTorch archives, their indexes, or Hugging Face folders")
       .addOption(
         new Option("--weights-prefix <prefix>", "what the checkpoint puts before the graph's names, or FROM=TO; may be repeated")
           .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
@@ -175,6 +177,36 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
       "\nExamples:\n  uhdc explain graphs/llava-uhd.uhd --image-size 672x1008\n  uhdc explain graphs/clip-vit.uhd --graph encoder --size T=577 --json",
     )
     .action(async (file: string, options: ExplainOptions) => (await import("./commands/explain.ts")).explain(file, options, terminal));
+
+  program
+    .command("inspect")
+    .description("list the tensors and the metadata of a checkpoint, or the parameters of an artefact")
+    .argument("<file>", "safetensors, GGUF, PyTorch archive, their index, a Hugging Face folder, or an artefact")
+    .addOption(jsonOption())
+    .addHelpText("after", "\nExamples:\n  uhdc inspect model.gguf\n  uhdc inspect --json vicuna-7b/ | jq .total")
+    .action(async (file: string, options: InspectOptions) => (await import("./commands/inspect.ts")).inspect(file, options, terminal));
+
+  program
+    .command("convert")
+    .description("write checkpoints as one safetensors file")
+    .argument("<inputs...>", "what inspect takes, artefacts aside; several must hold different tensors")
+    .requiredOption("-o, --out <file>", "the safetensors file")
+    .addOption(
+      new Option("--dtype <dtype>", "what floats become; by default they stay, and blocks become f32").choices(["f32", "f16", "bf16"]),
+    )
+    .addOption(
+      new Option("--rename <from=to>", "replace what names begin with; may be repeated")
+        .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
+        .default([], "none"),
+    )
+    .addOption(jsonOption())
+    .addHelpText(
+      "after",
+      "\nExamples:\n  uhdc convert model.gguf -o model.safetensors --dtype bf16\n  uhdc convert pytorch_model.bin -o clip.safetensors --rename vision_model.=",
+    )
+    .action(async (inputs: string[], options: ConvertOptions) =>
+      (await import("./commands/convert.ts")).convert(inputs, options, terminal),
+    );
 
   return program;
 }
