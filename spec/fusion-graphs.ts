@@ -239,11 +239,12 @@ const steps: readonly Step[] = [
   function concat(w, a, b, choice) {
     const shape = w.shape(a);
     if (shape.length === 0) return undefined;
-    const axis = choice % shape.length;
+    const axis = (choice >> 1) % shape.length;
     const fits = (t: TensorType): boolean =>
       t.dtype === "f32" && t.shape.length === shape.length && t.shape.every((d, i) => i === axis || d.text === shape[i]?.text);
     const other = w.value(b, fits) ?? a;
-    const active = choice % 2 === 0 ? other : w.op("gelu", [other]);
+    // Rows of which only some are reduced.
+    const active = choice % 2 === 0 ? other : b % 2 === 0 ? w.op("gelu", [other]) : w.op("softmax", [other], { axis: -1 });
     return w.op("concat", choice % 3 === 0 ? [a, active, a] : [active, a], { axis });
   },
   function slice(w, a, b, choice) {
@@ -503,15 +504,16 @@ function finish(w: Writer, ends: readonly number[]): void {
   updates(w, ends);
 }
 
-/** By the number of ends: none, swapped (each through a reshape), or any value of the state's type, as it is or changed. */
+/** By the number of ends: none; one takes the old value of the other, which is replaced before it; or any value of its type. */
 function updates(w: Writer, ends: readonly number[]): void {
   const { builder } = w;
   const held = new Map(builder.nodesFrom(0).flatMap((n) => (n.kind === "state" ? [[n.name, n] as const] : [])));
   const [s, r] = [held.get("s"), held.get("r")];
   if (ends.length === 0 || s === undefined || r === undefined) return;
   if (ends.length === 1) {
-    builder.update("s", w.reshape(r.id, s.type.shape));
     builder.update("r", w.reshape(s.id, r.type.shape));
+    builder.update("s", w.op("cos", [s.id]));
+    builder.output("held", r.id);
     return;
   }
   for (const { name, type } of [s, r]) {

@@ -1,27 +1,37 @@
 // What is fused means what the graph says: generated graphs that make fusion decide, compiled with fusion, without,
 // and with every fusion after the first few declined, run on the WebAssembly device and compared with the reference.
+// What is fused runs on the evaluator of Kernel IR too, which refuses to read out of range.
 
 import * as fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { compileGraph, type CompileOptions } from "../compiler/compile.ts";
 import { isFloat } from "../compiler/ir/dtype.ts";
 import { evalGraph, type ReferenceFunction } from "../compiler/ir/graph/eval.ts";
-import type { Graph } from "../compiler/ir/graph/types.ts";
 import type { RefTensor } from "../ops/define.ts";
 import { referenceOf } from "../ops/index.ts";
 import { WasmDevice } from "../runtime/devices/wasm/device.ts";
 import { Session } from "../runtime/session.ts";
 import { difference } from "./conformance/compare.ts";
+import { deviceRows, type DeviceRow } from "./conformance/devices.ts";
 import { runs, seed } from "./conformance/property.ts";
 import { fromRuntime, toRuntime } from "./conformance/tensors.ts";
 import { fusionGraphs, isNarrow, type FusionGraph } from "./fusion-graphs.ts";
 
 type Tensors = Readonly<Record<string, RefTensor>>;
 
-const modes: readonly (readonly [string, CompileOptions])[] = [
-  ["fused", {}],
-  ["unfused", { fuse: false }],
-  ...[0, 1, 3, 6].map((fusionGas) => [`gas ${fusionGas}`, { fusionGas }] as const),
+interface Mode {
+  readonly name: string;
+  readonly options: CompileOptions;
+  /** Where it runs: undefined for the WebAssembly device. */
+  readonly row?: DeviceRow;
+}
+
+const [evaluator] = deviceRows;
+const modes: readonly Mode[] = [
+  { name: "fused", options: {} },
+  ...(evaluator === undefined ? [] : [{ name: `fused, on the ${evaluator.name}`, options: {}, row: evaluator }]),
+  { name: "unfused", options: { fuse: false } },
+  ...[0, 1, 3, 6].map((fusionGas) => ({ name: `gas ${fusionGas}`, options: { fusionGas } })),
 ];
 
 let device: WasmDevice;
@@ -69,10 +79,12 @@ function allowed(exact: RefTensor, once: RefTensor | undefined, twice: RefTensor
   return 64 * apart(exact, once) + 4 * apart(once, twice) + 1e-5 * largest;
 }
 
-async function runsOf(g: FusionGraph, graph: Graph, options: CompileOptions): Promise<readonly Tensors[]> {
+async function runsOf(g: FusionGraph, mode: Mode): Promise<readonly Tensors[]> {
   // Parameters of steps that came to nothing are not part of the graph.
   const weights = { from: new Map(Object.entries(g.params).map(([name, t]) => [name, toRuntime(t)])), extra: "ignore" as const };
-  const session = await Session.create(compileGraph(graph, options), { device, weights });
+  const compiled = compileGraph(g.graph, mode.options);
+  const on = (await mode.row?.open(compiled)) ?? device;
+  const session = await Session.create(compiled, { device: on, weights });
   try {
     const all: Tensors[] = [];
     for (const inputs of g.runs) {
@@ -82,21 +94,22 @@ async function runsOf(g: FusionGraph, graph: Graph, options: CompileOptions): Pr
     return all;
   } finally {
     await session.close();
+    await mode.row?.close(on);
   }
 }
 
 /** Fails where a mode gives something else than the reference. */
 async function check(g: FusionGraph): Promise<void> {
   const [exact, once, twice] = [meaning(g, referenceOf), meaning(g, rounded), meaning(g, stepped)];
-  for (const [mode, options] of modes) {
-    const found = await runsOf(g, g.graph, options);
+  for (const mode of modes) {
+    const found = await runsOf(g, mode);
     for (const [run, outputs] of exact.entries()) {
       for (const [name, want] of Object.entries(outputs)) {
         const absolute = allowed(want, once[run]?.[name], twice[run]?.[name]);
         const tolerance = { absolute, relative: 0, why: "What rounding every value of the reference does, with room." };
         const got = found[run]?.[name];
         const message = got === undefined ? "there is no result" : difference(want, got, tolerance, false);
-        if (message !== undefined) throw new Error(`${mode}, run ${run}: ${name}: ${message}`);
+        if (message !== undefined) throw new Error(`${mode.name}, run ${run}: ${name}: ${message}`);
       }
     }
   }
