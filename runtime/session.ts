@@ -32,7 +32,7 @@ export interface SessionOptions {
   /** For the default device: threads, the calling one included, and the SIMD variant. */
   readonly threads?: number | undefined;
   readonly simd?: SimdChoice | undefined;
-  /** A checkpoint (path, bytes or tensors), or one with options. */
+  /** A checkpoint (path, bytes or tensors: spec/checkpoints.md), or one with options. */
   readonly weights?: WeightsOptions["from"] | WeightsOptions | undefined;
   /** Makes the parameters that no checkpoint gives from `seed`: see weights/init.ts. The session then says `untrained`. */
   readonly init?: { readonly seed: number } | undefined;
@@ -99,8 +99,8 @@ export class Session implements AsyncDisposable {
   }
 
   /**
-   * Loads kernels and weights. Throws WeightsError, SafetensorsError, ArtefactError, ResourceError or DeviceError;
-   * whatever it throws, nothing stays allocated.
+   * Loads kernels and weights. Throws WeightsError, SafetensorsError, GgufError, PickleError, ArtefactError,
+   * ResourceError or DeviceError; whatever it throws, nothing stays allocated.
    */
   static async create(artefact: Artefact, options: SessionOptions = {}): Promise<Session> {
     const { plan } = artefact;
