@@ -7,6 +7,7 @@ import { readFileSync } from "node:fs";
 import { CliError } from "./errors.ts";
 import { processTerminal } from "./terminal.ts";
 import type { CommonOptions } from "./common.ts";
+import type { ChatOptions } from "./commands/chat.ts";
 import type { CompileOptions } from "./commands/compile.ts";
 import type { ConvertOptions } from "./commands/convert.ts";
 import type { ExplainOptions } from "./commands/explain.ts";
@@ -207,6 +208,23 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
     .action(async (inputs: string[], options: ConvertOptions) =>
       (await import("./commands/convert.ts")).convert(inputs, options, terminal),
     );
+
+  program
+    .command("chat")
+    .description("a language model of the LLaMA family answers, greedily; text only")
+    .argument("<model>", "GGUF file, or a Hugging Face folder (config.json, safetensors, tokenizer)")
+    .option("--prompt <text>", "ask this and end; without it, a line of standard input is a turn")
+    .option("--system <text>", "what the assistant is told first")
+    .option("--template <name>", "chat template: vicuna_v1 or plain; the model's own otherwise")
+    .addOption(new Option("--max-tokens <n>", "most tokens of an answer").argParser(count).default(512))
+    .addOption(new Option("--context <n>", "tokens the cache holds; the model's own limit or 2048, whichever is less").argParser(count))
+    .addOption(new Option("--threads <n>", "threads to use").argParser(count))
+    .addOption(jsonOption())
+    .addHelpText(
+      "after",
+      '\nExamples:\n  uhdc chat SmolLM2-135M-Instruct.gguf\n  uhdc chat vicuna-7b/ --template vicuna_v1 --prompt "What is a resampler?"\n  uhdc chat model.gguf --prompt "Hello" --json',
+    )
+    .action(async (model: string, options: ChatOptions) => (await import("./commands/chat.ts")).chat(model, options, terminal));
 
   return program;
 }
