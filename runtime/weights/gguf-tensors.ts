@@ -131,11 +131,13 @@ function movedBack(stored: StoredTensor, heads: number, name: string, file: stri
   const elements = stored.shape.reduce((n, d) => n * d, 1);
   const row = rows === 0 ? 0 : (elements / rows) * widthOf(stored.dtype);
   const half = head / 2;
-  const atOnce = Math.max(1, Math.floor((2 * piece) / Math.max(1, row)));
+  const atOnce = Math.max(1, Math.floor(piece / Math.max(1, row)));
   return {
     ...stored,
     async read(begin, target) {
       let done = 0;
+      // One for all of the call: garbage counts too, while it is there.
+      let space: Uint8Array | undefined;
       while (done < target.byteLength) {
         const to = Math.floor((begin + done) / row);
         const skip = begin + done - to * row;
@@ -149,7 +151,8 @@ function movedBack(stored: StoredTensor, heads: number, name: string, file: stri
         if (count === 1) {
           await stored.read(from * row + skip, part);
         } else {
-          const span = new Uint8Array((2 * count - 1) * row);
+          space ??= new Uint8Array((2 * Math.min(atOnce, half) - 1) * row);
+          const span = space.subarray(0, (2 * count - 1) * row);
           await stored.read(from * row, span);
           for (let i = 0; i < count; i++) {
             const at = Math.max(0, i * row - skip);
