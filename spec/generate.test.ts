@@ -175,6 +175,8 @@ describe("what cannot be answered", () => {
     if (graph === undefined) throw new Error("the program does not check");
     await using other = await Session.create(compileGraph(graph));
     expect(() => LanguageModel.create(other, tokenizer, template)).toThrow("double is not a language model's graph");
-    expect(() => LanguageModel.create(language.session, { ...tokenizer, vocabularySize: vocabulary + 1 }, template)).toThrow("the tokenizer has 97 tokens");
+    expect(() => LanguageModel.create(language.session, { ...tokenizer, vocabularySize: vocabulary + 1 }, template)).toThrow(
+      "the tokenizer has 97 tokens",
+    );
   });
 });
