@@ -4,7 +4,8 @@ import type { ILexingError, IRecognitionException, IToken } from "chevrotain";
 import type { Diagnostic, Note } from "../diagnostics/index.ts";
 import type { Span } from "../ir/loc.ts";
 import type { Comment as CommentNode, FileAst } from "./ast.ts";
-import { maximumNesting, TooDeep, UhdParser } from "./parser.ts";
+import { maximumNesting, TooDeep } from "./grammar/base.ts";
+import { UhdParser } from "./parser.ts";
 import * as T from "./tokens.ts";
 
 export type { FileAst } from "./ast.ts";
@@ -63,15 +64,7 @@ function structure(tokens: readonly IToken[]): { readonly lineStarts: ReadonlySe
 }
 
 export function spanOfToken(file: string, t: IToken): Span {
-  return {
-    file,
-    start: t.startOffset,
-    end: (t.endOffset ?? t.startOffset) + 1,
-    line: t.startLine ?? 1,
-    column: t.startColumn ?? 1,
-    endLine: t.endLine ?? t.startLine ?? 1,
-    endColumn: (t.endColumn ?? t.startColumn ?? 1) + 1,
-  };
+  return T.spanOfTokens(file, t, t);
 }
 
 function spanOfOffsets(file: string, text: string, start: number, end: number): Span {

@@ -1,7 +1,8 @@
 // The words of the language. `#` starts a comment; newlines separate statements but are not tokens (the
 // parser asks which tokens start a line).
 
-import { createToken, Lexer, type TokenType } from "chevrotain";
+import { createToken, Lexer, type IToken, type TokenType } from "chevrotain";
+import type { Span } from "../ir/loc.ts";
 
 export const Comment = createToken({ name: "Comment", pattern: /#[^\n\r]*/, group: "comments" });
 const WhiteSpace = createToken({ name: "WhiteSpace", pattern: /[ \t\r\n\uFEFF]+/, group: Lexer.SKIPPED, line_breaks: true });
@@ -175,3 +176,23 @@ export const allTokens: readonly TokenType[] = [
 ];
 
 export const lexer = new Lexer([...allTokens], { positionTracking: "full", ensureOptimizations: false, skipValidations: true });
+
+/** From the start of one token to the end of another. */
+export function spanOfTokens(file: string, first: IToken, last: IToken): Span {
+  return {
+    file,
+    start: first.startOffset,
+    end: (last.endOffset ?? last.startOffset) + 1,
+    line: first.startLine ?? 1,
+    column: first.startColumn ?? 1,
+    endLine: last.endLine ?? last.startLine ?? 1,
+    endColumn: (last.endColumn ?? last.startColumn ?? 1) + 1,
+  };
+}
+
+const escapes: Readonly<Record<string, string>> = { n: "\n", r: "\r", t: "\t" };
+
+/** The text of a string token. */
+export function unquote(image: string): string {
+  return image.slice(1, -1).replace(/\\(.)/g, (_, c: string) => escapes[c] ?? c);
+}
