@@ -7,8 +7,11 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { compileGraph, type CompileOptions } from "../compiler/compile.ts";
 import { isFloat } from "../compiler/ir/dtype.ts";
 import { evalGraph, type ReferenceFunction } from "../compiler/ir/graph/eval.ts";
+import { parseGraph } from "../compiler/ir/graph/parse.ts";
+import { verifyGraph } from "../compiler/ir/graph/verify.ts";
 import type { RefTensor } from "../ops/define.ts";
-import { referenceOf } from "../ops/index.ts";
+import { referenceOf, typeRule } from "../ops/index.ts";
+import { tensor } from "../ops/reference/tensor.ts";
 import { WasmDevice } from "../runtime/devices/wasm/device.ts";
 import { Session } from "../runtime/session.ts";
 import { difference } from "./conformance/compare.ts";
@@ -129,5 +132,97 @@ describe("generated layers, fused, unfused and in between", () => {
     const sample = fc.sample(fusionGraphs(), { numRuns: 40, seed: 1 });
     const kernels = (options: CompileOptions): number => sample.reduce((n, g) => n + compileGraph(g.graph, options).plan.steps.length, 0);
     expect(kernels({})).toBeLessThan(0.6 * kernels({ fuse: false }));
+  });
+});
+
+/** A graph over x and y: f32[T, 3], run twice. */
+function caseOf(body: string, states: Tensors = {}): FusionGraph {
+  const graph = parseGraph(`graph "case" {
+  symbol T: 0..9
+  %0 = input "x" : f32[T, 3]
+  %1 = input "y" : f32[T, 3]
+${body}
+}`);
+  expect(verifyGraph(graph, typeRule)).toEqual([]);
+  const inputs = (t: number): Tensors => {
+    const of = (from: number): RefTensor =>
+      tensor(
+        "f32",
+        [t, 3],
+        Array.from({ length: 3 * t }, (_, i) => Math.fround(Math.sin(from + i))),
+      );
+    return { x: of(1), y: of(50) };
+  };
+  return { [fc.toStringMethod]: () => body, graph, params: {}, states, runs: [inputs(5), inputs(2)] };
+}
+
+describe("particular graphs, fused, unfused and in between", () => {
+  const cases: readonly (readonly [string, FusionGraph])[] = [
+    [
+      "constants of any size as results, themselves and reshaped",
+      caseOf(`  %2 = constant [0.25] : f32[2, T]
+  %3 = reshape(%2) {shape: dims[2*T]} : f32[2*T]
+  %4 = neg(%3) : f32[2*T]
+  %5 = constant [-0] : f32[3]
+  output "a" = %2
+  output "b" = %3
+  output "c" = %4
+  output "d" = %5
+  output "e" = %2`),
+    ],
+    [
+      "a state that becomes a constant, and one that becomes a reshaped value",
+      caseOf(
+        `  %2 = state "s" : f32[2, 3]
+  %3 = state "r" : f32[6]
+  %4 = constant [3] : f32[2, 3]
+  %5 = add(%2, %4) : f32[2, 3]
+  %6 = exp(%5) : f32[2, 3]
+  %7 = reshape(%6) {shape: dims[6]} : f32[6]
+  output "s" = %2
+  output "r" = %3
+  update "s" = %4
+  update "r" = %7`,
+        { s: tensor("f32", [2, 3], new Array<number>(6).fill(0)), r: tensor("f32", [6], new Array<number>(6).fill(0)) },
+      ),
+    ],
+    [
+      "states that move on, each to the next",
+      caseOf(
+        `  %2 = state "new" : f32[2]
+  %3 = state "old" : f32[2]
+  %4 = cos(%2) : f32[2]
+  output "old" = %3
+  update "new" = %4
+  update "old" = %2`,
+        { new: tensor("f32", [2], [0, 0]), old: tensor("f32", [2], [0, 0]) },
+      ),
+    ],
+    [
+      "two products alike, where one makes its right operand and the other reads it",
+      caseOf(`  %2 = tanh(%0) : f32[T, 3]
+  %3 = matmul(%0, %2) {transpose_a: false, transpose_b: true} : f32[T, T]
+  %4 = tanh(%1) : f32[T, 3]
+  %5 = matmul(%1, %4) {transpose_a: false, transpose_b: true} : f32[T, T]
+  output "a" = %3
+  output "b" = %5`),
+    ],
+    [
+      "a quotient of whole numbers that are negative",
+      caseOf(`  %2 = iota() {shape: dims[T, 4], axis: 0, dtype: "i32"} : i32[T, 4]
+  %3 = iota() {shape: dims[T, 4], axis: 1, dtype: "i32"} : i32[T, 4]
+  %4 = constant [4] : i32[T, 4]
+  %5 = mul(%2, %4) : i32[T, 4]
+  %6 = add(%5, %3) : i32[T, 4]
+  %7 = sub(%6, %4) : i32[T, 4]
+  %8 = div(%7, %4) : i32[T, 4]
+  %9 = mod(%7, %4) : i32[T, 4]
+  output "quotient" = %8
+  output "remainder" = %9`),
+    ],
+  ];
+
+  test.each(cases)("%s", async (_, g) => {
+    await check(g);
   });
 });
