@@ -19,12 +19,13 @@ let folder = "";
 beforeAll(async () => {
   await build({
     entryPoints: [path.join(root, "compiler/cli/uhdc.ts")],
-    outfile: uhdc,
+    outdir: bundle,
     bundle: true,
+    splitting: true,
     platform: "node",
+    target: "node20",
     format: "esm",
     packages: "external",
-    external: ["./commands/compile.ts", "./commands/explain.ts", "./commands/run.ts"],
     logLevel: "error",
   });
   writeFileSync(path.join(bundle, "package.json"), '{ "type": "module" }');
