@@ -3,7 +3,7 @@
 
 import type { Span } from "../ir/loc.ts";
 
-interface Node {
+export interface Node {
   readonly span: Span;
 }
 
