@@ -95,27 +95,6 @@ export function pillowTaps(
   return { start, weight, count };
 }
 
-/** Rows padded to `taps` weights by moving the start back, so that start + taps ≤ limit; the weights in front are 0. */
-function padTaps(
-  start: readonly number[],
-  weight: readonly (readonly number[])[],
-  taps: number,
-  limit: number,
-): { start: number[]; weight: number[][] } {
-  const starts: number[] = [];
-  const weights: number[][] = [];
-  start.forEach((s, i) => {
-    const row = weight[i] ?? [];
-    if (row.length > taps || taps > limit)
-      throw new RangeError(`a row of ${row.length} taps does not fit ${taps} taps in ${limit} samples`);
-    const moved = Math.max(0, Math.min(s, limit - taps));
-    const front = s - moved;
-    starts.push(moved);
-    weights.push([...new Array<number>(front).fill(0), ...row, ...new Array<number>(taps - front - row.length).fill(0)]);
-  });
-  return { start: starts, weight: weights };
-}
-
 /** Cubic convolution (a = -0.75) of `input` samples at `output` positions: pixel centres, clamped border, no antialias (as PyTorch's bicubic). */
 export function bicubicTaps(input: number, output: number): { index: number[][]; weight: number[][] } {
   if (!(input >= 1 && output >= 0 && output <= 1_000_000))
@@ -199,11 +178,6 @@ export const hostBuiltins: Readonly<Record<string, HostBuiltin>> = {
     signature: `(int, int, int, int) -> ${taps}`,
     doc: "pillow_taps(input, output, from, to): Pillow's 8-bit bicubic taps of output positions from … to-1, weights with 22 fractional bits",
     run: (a, b, c, d) => pillowTaps(a as number, b as number, c as number, d as number),
-  },
-  pad_taps: {
-    signature: "([int], [[int]], int, int) -> {start: [int], weight: [[int]]}",
-    doc: "pad_taps(start, weight, taps, limit): rows padded with zero weights so that start + taps ≤ limit",
-    run: (a, b, c, d) => padTaps(a as readonly number[], b as readonly (readonly number[])[], c as number, d as number),
   },
   bicubic_taps: {
     signature: "(int, int) -> {index: [[int]], weight: [[float]]}",
