@@ -1,16 +1,17 @@
-// Calls: which function, operation, module or instance a call means. The rules of each are in host.ts, tensor.ts,
+// Calls: which function, operation, module or instance a call means. The rules of each are in host.ts, operations.ts,
 // ragged.ts and modules.ts.
 
 import { closest } from "../diagnostics/index.ts";
 import type { Span } from "../ir/loc.ts";
 import { hostBuiltins } from "../ir/plan/host-builtins.ts";
 import type { Expr } from "../syntax/ast.ts";
+import { isOpName, opNames } from "../../ops/index.ts";
 import { knownValue } from "./constants.ts";
 import { errorValue, type Cx, type Scope, type Value } from "./context.ts";
 import { builtinCall, functionCall, isBuiltin } from "./host.ts";
 import { raggedCall } from "./ragged.ts";
 import { suggestion } from "./report.ts";
-import { isOp, opCall, opNameList } from "./tensor.ts";
+import { opCall } from "./operations.ts";
 import { string } from "./types.ts";
 import { hostExpr, kindText, originOf } from "./values.ts";
 
@@ -57,9 +58,9 @@ export function call(cx: Cx, e: Extract<Expr, { kind: "call" }>, scope: Scope): 
 function builtin(cx: Cx, name: string, nameSpan: Span, e: Extract<Expr, { kind: "call" }>, scope: Scope): Value {
   const ragged = raggedCall(cx, name, e, scope);
   if (ragged !== undefined) return ragged;
-  if (!isBuiltin(name) && !isOp(name)) {
+  if (!isBuiltin(name) && !isOpName(name)) {
     for (const a of e.args) cx.expr(a.value, scope);
-    const near = closest(name, [...scope.all(), ...opNameList, ...builtinNames(scope)]);
+    const near = closest(name, [...scope.all(), ...opNames, ...builtinNames(scope)]);
     cx.report.error(
       "UHD0104",
       nameSpan,
@@ -72,7 +73,7 @@ function builtin(cx: Cx, name: string, nameSpan: Span, e: Extract<Expr, { kind: 
     cx.report.error("UHD0107", nameSpan, `${name} is an operation on tensors, which shape code cannot use`);
     return errorValue;
   }
-  const opInGraph = isOp(name) && !scope.hostOnly;
+  const opInGraph = isOpName(name) && !scope.hostOnly;
   const args = e.args.map((a) => ({ arg: a, value: dtypeName(a.value, opInGraph) ?? cx.expr(a.value, scope) }));
   if (args.some((a) => a.value.k === "error")) return errorValue;
   if (isBuiltin(name) && args.every((a) => a.value.k === "host") && !(opInGraph && args.some((a) => a.arg.name !== undefined))) {
@@ -84,7 +85,7 @@ function builtin(cx: Cx, name: string, nameSpan: Span, e: Extract<Expr, { kind: 
       e.span,
     );
   }
-  if (!isOp(name)) {
+  if (!isOpName(name)) {
     const tensor = args.find((a) => a.value.k !== "host");
     cx.report.error("UHD0107", tensor?.arg.value.span ?? e.span, `${name} is a function of shape code and takes no tensors`);
     return errorValue;

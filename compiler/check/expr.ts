@@ -5,18 +5,20 @@ import { closest } from "../diagnostics/index.ts";
 import type { Span } from "../ir/loc.ts";
 import type { HostClause, HostExpr, HostPattern } from "../ir/plan/host.ts";
 import type { Expr, Pattern } from "../syntax/ast.ts";
+import { isOpName } from "../../ops/index.ts";
 import { constantOf, knownValue } from "./constants.ts";
 import { errorValue, type Cx, type HostVal, type Scope, type Value } from "./context.ts";
 import { binaryHost, elementOf, fieldHost, indexHost, isBuiltin, unaryHost } from "./host.ts";
 import { suggestion } from "./report.ts";
 import { subscriptTensor } from "./subscripts.ts";
-import { binaryTensor, isOp, unaryTensor } from "./tensor.ts";
+import { binaryTensor, unaryTensor } from "./tensor.ts";
 import { call } from "./calls.ts";
 import { asHost, hostExpr, kindText, originOf } from "./values.ts";
 import { typeText } from "../ir/graph/build.ts";
 import { checkType, madeNotes } from "./shapes.ts";
 import { bool, errorType, float, hostTypeText, int, join, listOf, neverType, string, tupleOf, type HostType } from "./types.ts";
-export function lookup(cx: Cx, name: string, span: Span, scope: Scope): Value {
+
+function lookup(cx: Cx, name: string, span: Span, scope: Scope): Value {
   const local = scope.find(name);
   if (local !== undefined) {
     if (scope.hostOnly && local.value.k !== "host" && local.value.k !== "error") {
@@ -32,7 +34,7 @@ export function lookup(cx: Cx, name: string, span: Span, scope: Scope): Value {
   if (scope.unit.missing.has(name)) return errorValue;
   const near = closest(name, scope.all());
   cx.report.error("UHD0101", span, `there is nothing named ${name}`, {
-    ...(isOp(name) || isBuiltin(name)
+    ...(isOpName(name) || isBuiltin(name)
       ? { help: `${name} is a function: ${name}(…)` }
       : suggestion(near, near === undefined ? undefined : scope.declaration(near))),
   });
