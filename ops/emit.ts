@@ -50,13 +50,6 @@ export function sumTo(emit: Emit, value: ValueId, from: TensorType): ValueId {
   return lead === 0 ? summed : reshape(emit, summed, from.shape);
 }
 
-/** `value` with its last two dimensions exchanged. */
-export function swapLast(emit: Emit, value: ValueId): ValueId {
-  const rank = emit.typeOf(value).shape.length;
-  const permutation = Array.from({ length: rank }, (_, i) => (i === rank - 1 ? rank - 2 : i === rank - 2 ? rank - 1 : i));
-  return emit.op("transpose", [value], { permutation });
-}
-
 /** A value of `shape` and dtype f32 that holds the size `d`, exact up to 2^24. */
 export function sizeValue(emit: Emit, d: Dim, shape: readonly Dim[]): ValueId {
   const known = dimConstant(d);

@@ -1,7 +1,7 @@
 // Helpers of lowerings: linear indices, nested folds and short names. Does not know any op.
 
 import type { Dim } from "../compiler/ir/dim.ts";
-import { add, binary, dimExpr, div, fold, i32, mod, mul, select, variable } from "../compiler/ir/kernel/build.ts";
+import { add, binary, dimExpr, fold, i32, mul, select, variable } from "../compiler/ir/kernel/build.ts";
 import type { Expr, FoldOp } from "../compiler/ir/kernel/types.ts";
 
 /** Row-major linear position of `index` in `shape`. */
@@ -13,19 +13,6 @@ export function linearIndex(index: readonly Expr[], shape: readonly Dim[]): Expr
     linear = linear === undefined ? at : add(mul(linear, dimExpr(size)), at);
   }
   return linear ?? i32(0);
-}
-
-/** The position in `shape` of row-major position `linear`. */
-export function splitIndex(linear: Expr, shape: readonly Dim[]): Expr[] {
-  const index: Expr[] = [];
-  let rest = linear;
-  for (let axis = shape.length - 1; axis >= 0; axis--) {
-    const size = shape[axis];
-    if (size === undefined) break;
-    index.unshift(axis === 0 ? rest : mod(rest, dimExpr(size)));
-    rest = div(rest, dimExpr(size));
-  }
-  return index;
 }
 
 /** Folds over several axes, outermost first; `body` gets one index per axis. */

@@ -154,7 +154,7 @@ export function typeRule(name: string, operands: readonly TensorType[], attrs: A
 }
 
 /** Evaluates one op in float64. `out` is the concrete type of the result. */
-export type Reference = (
+type Reference = (
   name: string,
   operands: readonly RefTensor[],
   attrs: Attrs,

@@ -28,7 +28,7 @@ export interface GradientRequest {
 }
 
 /** The name of the cotangent of the value called `name`, as an input (of an output) or an output (of an input or param). */
-export const cotangentName = (name: string): string => `d.${name}`;
+const cotangentName = (name: string): string => `d.${name}`;
 
 /**
  * `graph` with the cotangents of `wrt` as further outputs, after its own: `d.NAME` for an input or param called NAME,

@@ -84,12 +84,6 @@ export function dimSymbol(name: string): Dim {
   return canonical([{ coefficient: 1, atoms: [{ kind: "symbol", name }] }]);
 }
 
-/** Accepts a number, a symbol's name, or a Dim. */
-export function toDim(value: number | string | Dim): Dim {
-  if (typeof value === "number") return dim(value);
-  return typeof value === "string" ? dimSymbol(value) : value;
-}
-
 export function dimAdd(a: Dim, b: Dim): Dim {
   if (a.monomials.length === 0) return b;
   if (b.monomials.length === 0) return a;

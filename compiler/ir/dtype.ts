@@ -24,11 +24,6 @@ export function isFloat(dtype: DType): dtype is "f32" | "f16" | "bf16" {
   return dtype === "f32" || dtype === "f16" || dtype === "bf16";
 }
 
-/** True for u8, i8 and i32; `bool` is not an integer. */
-export function isInteger(dtype: DType): dtype is "u8" | "i8" | "i32" {
-  return dtype === "u8" || dtype === "i8" || dtype === "i32";
-}
-
 export function isDType(text: string): text is DType {
   return (dtypes as readonly string[]).includes(text);
 }

@@ -32,7 +32,7 @@ const infix = {
   shru: { sign: ">>>", level: 0 },
 } as const satisfies Readonly<Record<string, Infix>>;
 
-export type InfixOp = keyof typeof infix;
+type InfixOp = keyof typeof infix;
 
 function isInfix(op: string): op is InfixOp {
   return Object.hasOwn(infix, op);

@@ -14,6 +14,7 @@ import {
   fma,
   gathered,
   int,
+  lane,
   load,
   local,
   mul,
@@ -202,7 +203,7 @@ function power(c: Attention, block: Block, x: ImpExpr): ImpExpr {
 /** 2^x of one f32 x ≤ 0. */
 function powerOfOne(c: Attention, block: Block, x: ImpExpr): ImpExpr {
   const wide = c.emitter.name(block, "w", power(c, block, splat(x)));
-  return { k: "lane", a: wide, lane: 0, type: "f32" };
+  return lane(wide, 0);
 }
 
 /**

@@ -9,7 +9,7 @@ import type { Emitter } from "./emit.ts";
 /** The name of the variable that holds the number of the unit. */
 export const unitName = "unit";
 
-export function impBuffers(kernel: Kernel): readonly ImpBuffer[] {
+function impBuffers(kernel: Kernel): readonly ImpBuffer[] {
   return kernel.buffers.map((b) => ({ name: b.name, dtype: b.dtype, access: b.access }));
 }
 

@@ -5,14 +5,13 @@
 // the fence before: engines drop a branch whose condition is known. So A's pointers advance in every step, which also
 // leaves one constant distance a row instead of one a row and step (11 against 44 GFLOPS on Node 20).
 
-import { add, advance, assign, binary, bind, constantOf, fma, int, load, loadSplat, local, loop, vector } from "../ir/imp/build.ts";
-import type { PtrType } from "../ir/imp/build.ts";
+import { advance, assign, binary, bind, constantOf, fma, int, load, loadSplat, local, loop, vector } from "../ir/imp/build.ts";
 import type { ImpExpr, ImpStmt } from "../ir/imp/types.ts";
 
 /** Columns of a tile: two vectors. */
 export const tileColumns = 8;
 
-export interface Tile {
+interface Tile {
   readonly rows: number;
   /** Makes names that no other statement has. */
   readonly fresh: (hint: string) => string;
@@ -33,7 +32,7 @@ export interface Tile {
   readonly initial?: (row: number, half: 0 | 1) => ImpExpr;
 }
 
-export interface TileResult {
+interface TileResult {
   readonly statements: readonly ImpStmt[];
   /** The sums, f32x4: columns 0-3 and 4-7 of each row. */
   readonly sums: readonly (readonly [ImpExpr, ImpExpr])[];
@@ -87,10 +86,3 @@ export function tile(t: Tile): TileResult {
   if (count === undefined || whole !== count) statements.push(loop(t.fresh("k"), many, t.count, 1, steps(1)));
   return { statements, sums: sums.map(([x = firstA, y = firstA]) => [x, y]) };
 }
-
-/** A pointer type's own local, for callers that advance it. */
-export function pointer(name: string, buffer: string): ImpExpr {
-  return local(name, `ptr:${buffer}` satisfies PtrType);
-}
-
-export { add };

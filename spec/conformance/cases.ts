@@ -18,7 +18,7 @@ export interface OpCase {
   readonly expected: RefTensor;
 }
 
-export interface Batch {
+interface Batch {
   readonly graph: Graph;
   readonly inputs: Readonly<Record<string, RefTensor>>;
   /** Output `cN` is the result of case N. */

@@ -124,7 +124,7 @@ export const anyKernels: fc.Arbitrary<Kernel> = fc
   })
   .map(({ pattern, ...kernel }) => (pattern === undefined ? kernel : { ...kernel, pattern }));
 
-export interface SoundKernel {
+interface SoundKernel {
   readonly kernel: Kernel;
   readonly dims: DimEnv;
   /** Values of the buffers that are read. */

@@ -14,11 +14,6 @@ export class GraphError extends Error {
   override readonly name = "GraphError";
 }
 
-/** A tensor type from a dtype and sizes; strings are symbols. */
-export function tensorType(dtype: DType, shape: readonly Dim[]): TensorType {
-  return { dtype, shape };
-}
-
 /** The type as it is written: `f32[T, 1024]`. */
 export function typeText(type: TensorType): string {
   return `${type.dtype}[${type.shape.map((d) => d.text).join(", ")}]`;

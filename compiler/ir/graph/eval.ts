@@ -42,7 +42,7 @@ export interface GraphResult {
 }
 
 /** `attrs` with every dim replaced by its value under `env`. */
-export function concreteAttrs(attrs: Attrs, env: DimEnv): Attrs {
+function concreteAttrs(attrs: Attrs, env: DimEnv): Attrs {
   const concrete = (value: AttrValue): AttrValue => {
     if (typeof value !== "object") return value;
     if ("monomials" in value) return dim(dimEval(value, env));

@@ -2,15 +2,15 @@
 // Folds constants of i32 arithmetic and drops additions of 0 and multiplications by 1; no other rewriting.
 
 import type { DType } from "../dtype.ts";
-import type { ImpBinary, ImpExpr, ImpStmt, ImpType, ImpUnary } from "./types.ts";
+import type { ImpBinary, ImpExpr, ImpStmt, ImpType } from "./types.ts";
 
 /** An operation was given operands whose types it does not take. */
 export class ImpTypeError extends Error {
   override readonly name = "ImpTypeError";
 }
 
-export type VectorType = "f32x4" | "i32x4";
-export type PtrType = `ptr:${string}`;
+type VectorType = "f32x4" | "i32x4";
+type PtrType = `ptr:${string}`;
 
 const comparisons: ReadonlySet<string> = new Set(["eq", "ne", "lt", "le", "gt", "ge"]);
 
@@ -123,11 +123,6 @@ export const sub = (a: ImpExpr, b: ImpExpr): ImpExpr => binary("sub", a, b);
 export const mul = (a: ImpExpr, b: ImpExpr): ImpExpr => binary("mul", a, b);
 export const lt = (a: ImpExpr, b: ImpExpr): ImpExpr => binary("lt", a, b);
 
-export function unary(op: ImpUnary, a: ImpExpr): ImpExpr {
-  need(!isPtr(typeOfImp(a)), `${op} does not take pointers`);
-  return { k: "unary", op, a, type: typeOfImp(a) };
-}
-
 export function fma(a: ImpExpr, b: ImpExpr, c: ImpExpr): ImpExpr {
   const type = typeOfImp(c);
   need(type === typeOfImp(a) && type === typeOfImp(b) && (type === "f32" || type === "f32x4"), "fma takes three of f32 or f32x4");
@@ -137,21 +132,6 @@ export function fma(a: ImpExpr, b: ImpExpr, c: ImpExpr): ImpExpr {
 export function fastMinMax(op: "min" | "max", a: ImpExpr, b: ImpExpr): ImpExpr {
   need(typeOfImp(a) === typeOfImp(b), `${op} takes two operands of one type`);
   return { k: "fastMinMax", op, a, b, type: typeOfImp(a) };
-}
-
-export function select(cond: ImpExpr, a: ImpExpr, b: ImpExpr): ImpExpr {
-  const type = typeOfImp(a);
-  need(type === typeOfImp(b), `the sides of a select are ${type} and ${typeOfImp(b)}`);
-  const by = typeOfImp(cond);
-  need(by === "bool" || (by === "i32x4" && isVector(type)), `the condition of a select of ${type} is ${by}`);
-  return { k: "select", cond, a, b, type };
-}
-
-export function convert(a: ImpExpr, type: ImpType): ImpExpr {
-  const from = typeOfImp(a);
-  if (from === type) return a;
-  need(!isPtr(from) && !isPtr(type) && isVector(from) === isVector(type), `no conversion from ${from} to ${type}`);
-  return { k: "convert", a, type };
 }
 
 export function bitcast(a: ImpExpr, type: ImpType): ImpExpr {

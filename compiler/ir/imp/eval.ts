@@ -18,7 +18,7 @@ export class ImpError extends Error {
 const slackBytes = 64;
 
 /** f16 and bf16 are their bits (Uint16Array); bool is one byte. */
-export function impMemory(dtype: DType, elements: number): ImpMemory {
+function impMemory(dtype: DType, elements: number): ImpMemory {
   switch (dtype) {
     case "f32":
       return new Float32Array(elements);
@@ -425,7 +425,7 @@ function hasBarrier(s: ImpStmt): boolean {
   return s.k === "if" && (s.then.some(hasBarrier) || s.else.some(hasBarrier));
 }
 
-export interface ImpRun {
+interface ImpRun {
   /** Units begin … end-1; all of them when left out. */
   readonly begin?: number;
   readonly end?: number;

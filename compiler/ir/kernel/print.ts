@@ -6,7 +6,7 @@ import { nameText, numberText } from "../text.ts";
 import { ExprWriter } from "./expr-text.ts";
 import type { Axis, Expr, Kernel, Pattern, ScheduleItem, Stage } from "./types.ts";
 
-export interface PrintKernelOptions {
+interface PrintKernelOptions {
   /** The kernel's own name; true when left out. */
   readonly names?: boolean;
   /** The places in .uhd files; true when left out. */

@@ -394,7 +394,7 @@ export function runHostProgram(program: HostProgram, sizes: DimEnv): HostRun {
   });
 }
 
-export type TableArray = Float32Array | Int32Array | Uint8Array | Int8Array | Uint16Array;
+type TableArray = Float32Array | Int32Array | Uint8Array | Int8Array | Uint16Array;
 
 const arrays = { f32: Float32Array, i32: Int32Array, u8: Uint8Array, i8: Int8Array, bool: Uint8Array } as const;
 

@@ -28,7 +28,7 @@ export type HostBinary =
   /** list concatenation */
   | "concat";
 
-export type HostUnary = "neg" | "not";
+type HostUnary = "neg" | "not";
 
 /** What a `let`, `for` or `choose` binds: a name, or a tuple of patterns. "_" binds nothing. */
 export type HostPattern = string | readonly HostPattern[];

@@ -5,7 +5,7 @@ import { dimParse, DimError } from "../dim.ts";
 import { jsonText, nameText, numberText } from "../text.ts";
 import type { DimText, Plan, PlanBuffer, PlanKernel, PlanParam, Step } from "./types.ts";
 
-export interface PrintPlanOptions {
+interface PrintPlanOptions {
   /** Shape code in full, as JSON; true when left out. Otherwise only its names: such text does not read back. */
   readonly code?: boolean;
 }

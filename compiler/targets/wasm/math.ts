@@ -4,14 +4,14 @@
 
 import type { ImpBinary, ImpExpr, ImpType, ImpUnary } from "../../ir/imp/types.ts";
 
-export interface Expansion {
+interface Expansion {
   /** Evaluated in order; each may use those before it. */
   readonly lets: readonly { readonly name: string; readonly value: ImpExpr }[];
   readonly result: ImpExpr;
 }
 
 /** Ops with an expansion here. The others are instructions, or functions of library.ts. */
-export type Expanded = Extract<ImpUnary, "exp" | "log" | "tanh" | "erf" | "rsqrt" | "sign">;
+type Expanded = Extract<ImpUnary, "exp" | "log" | "tanh" | "erf" | "rsqrt" | "sign">;
 
 type Float = "f32" | "f32x4";
 
