@@ -7,38 +7,17 @@
 
 import type { Dim } from "../dim.ts";
 import type { DType } from "../dtype.ts";
+import type { BinaryOp, UnaryOp } from "../kernel/types.ts";
 import type { Loc } from "../loc.ts";
 
 /** `ptr:NAME` is a position in buffer or scratch NAME: an element index in shading languages, an address in WebAssembly. */
 export type ImpType = "i32" | "f32" | "bool" | "f32x4" | "i32x4" | `ptr:${string}`;
 
 /** As in Kernel IR; on f32x4/i32x4 lane by lane. `bool` results of vector compares are i32x4 masks (0 or -1). */
-export type ImpUnary =
-  "neg" | "abs" | "sqrt" | "floor" | "ceil" | "round" | "trunc" | "not" | "sign" | "exp" | "log" | "rsqrt" | "sin" | "cos" | "tanh" | "erf";
+export type ImpUnary = UnaryOp;
 
-export type ImpBinary =
-  | "add"
-  | "sub"
-  | "mul"
-  | "div"
-  | "mod"
-  | "min"
-  | "max"
-  | "pow"
-  | "eq"
-  | "ne"
-  | "lt"
-  | "le"
-  | "gt"
-  | "ge"
-  | "and"
-  | "or"
-  | "bitand"
-  | "bitor"
-  | "bitxor"
-  | "shl"
-  | "shr"
-  | "shru";
+/** `shru` shifts zeros in from the left. */
+export type ImpBinary = BinaryOp | "shru";
 
 export type ImpExpr =
   /** One number for a scalar or a splat; four for a vector. */
