@@ -5,9 +5,9 @@
 import { isDType } from "../compiler/ir/dtype.ts";
 import type { Plan } from "../compiler/ir/plan/types.ts";
 import { ArtefactError, messageOf } from "./errors.ts";
+import { isRecord, repeatedKeys } from "./json.ts";
 import { importNode, isNode } from "./platform.ts";
 import { readAll, withBytes } from "./weights/bytes.ts";
-import { isRecord, repeatedKeys } from "./weights/safetensors.ts";
 
 /** A graph ready to run: what to do, and the kernels that do it. */
 export interface Artefact {

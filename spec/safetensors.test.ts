@@ -8,11 +8,12 @@ import { afterAll, describe, expect, test } from "vitest";
 import { dtypes, type DType } from "../compiler/ir/dtype.ts";
 import type { PlanParam } from "../compiler/ir/plan/types.ts";
 import { SafetensorsError, WeightsError } from "../runtime/errors.ts";
+import { repeatedKeys } from "../runtime/json.ts";
 import { arrays, bytesOfTensor, elementCount, type Tensor } from "../runtime/tensor.ts";
 import { bf16OfFloat, convertElements, floatOfHalf, halfOfFloat } from "../runtime/weights/convert.ts";
 import { normalQuantile, seededElements } from "../runtime/weights/init.ts";
 import { openParams, type WeightsOptions } from "../runtime/weights/load.ts";
-import { encodeSafetensors, openSafetensors, repeatedKeys, writeSafetensors } from "../runtime/weights/safetensors.ts";
+import { encodeSafetensors, openSafetensors, writeSafetensors } from "../runtime/weights/safetensors.ts";
 
 const folder = mkdtempSync(path.join(tmpdir(), "uhd-safetensors-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

@@ -16,6 +16,7 @@
 //   - "$" in what a `Replace` puts in is taken for a reference to the match.
 
 import { TextError } from "../errors.ts";
+import { isRecord } from "../json.ts";
 
 export interface JsonPart {
   readonly type: string;
@@ -77,10 +78,6 @@ export const characterOfByte: readonly string[] = (() => {
 
 /** No vocabulary has so many; a file with larger ids is damaged. */
 const maximumId = 1 << 24;
-
-export function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
 
 /** Each match of the pattern is a piece, and so is what lies between. */
 export const splitOn = (regex: string): JsonPart => ({ type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false });

@@ -3,7 +3,8 @@
 // are compared with what is left.
 
 import { TextError } from "../errors.ts";
-import { isId, isRecord, type Definition } from "./definition.ts";
+import { isRecord } from "../json.ts";
+import { isId, type Definition } from "./definition.ts";
 import { addedTokens, pieceType, scoredModel, scoredParts, type Piece } from "./scored.ts";
 
 type Field = { readonly wire: "varint"; readonly value: number } | { readonly wire: "bytes"; readonly value: Uint8Array };

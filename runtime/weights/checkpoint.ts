@@ -3,12 +3,13 @@
 // match names with a graph's parameters (load.ts).
 
 import { messageOf, PickleError, SafetensorsError } from "../errors.ts";
+import { isRecord, repeatedKeys } from "../json.ts";
 import { importNode } from "../platform.ts";
 import { bytesOfTensor, type Tensor } from "../tensor.ts";
 import { openBytes, readAll, withBytes, type ByteSource } from "./bytes.ts";
 import { ggufCheckpoint } from "./gguf-tensors.ts";
 import { openGguf } from "./gguf.ts";
-import { isRecord, openSafetensors, repeatedKeys } from "./safetensors.ts";
+import { openSafetensors } from "./safetensors.ts";
 import { listed, type OpenCheckpoint, type StoredTensor } from "./stored.ts";
 import { torchCheckpoint } from "./torch.ts";
 

@@ -3,11 +3,11 @@
 // file's size before anything is allocated for it. Does not convert numbers (convert.ts) or match names with
 // a graph's parameters (load.ts).
 
-import { isDType, type DType } from "../../compiler/ir/dtype.ts";
+import type { DType } from "../../compiler/ir/dtype.ts";
 import { messageOf, SafetensorsError } from "../errors.ts";
+import { isRecord, repeatedKeys } from "../json.ts";
 import { importNode } from "../platform.ts";
-import type { Tensor } from "../tensor.ts";
-import { bytesOfTensor } from "../tensor.ts";
+import { bytesOfTensor, elementCount, type Tensor } from "../tensor.ts";
 import { openBytes, type ByteSource } from "./bytes.ts";
 
 /** Bits of an element of each dtype the format knows. Those we do not compute with may still lie beside those we do. */
@@ -119,7 +119,7 @@ function entryOf(name: string, value: unknown, dataStart: number, fileSize: numb
   const room = fileSize - dataStart;
   if (begin > end) wrong(`begins at ${begin}, behind its end at ${end}`);
   if (end > room) wrong(`ends at byte ${end} of the data, and the file has ${room}`);
-  const elements = (shape as number[]).reduce((n, d) => n * d, 1);
+  const elements = elementCount(shape as number[]);
   if (!Number.isSafeInteger(elements)) wrong(`has more elements than can be counted (shape [${shape.join(", ")}])`);
   const needed = (elements * width) / 8;
   if (needed !== end - begin) wrong(`of ${dtype}[${shape.join(", ")}] needs ${needed} bytes, and its offsets hold ${end - begin}`);
@@ -140,61 +140,8 @@ function checkCover(tensors: ReadonlyMap<string, TensorEntry>, dataStart: number
   if (at < fileSize) fail(`${fileSize - at} bytes follow the last tensor`);
 }
 
-/**
- * Keys that occur twice in one object of `text`, which JSON.parse keeps silent about. `text` must be valid JSON.
- * Keys are compared as written, after their escapes are read.
- */
-export function repeatedKeys(text: string): readonly string[] {
-  const repeated: string[] = [];
-  /** For each open bracket: the keys so far of an object, undefined for a list. */
-  const open: (Set<string> | undefined)[] = [];
-  let expectKey = false;
-  for (let i = 0; i < text.length; i++) {
-    switch (text[i]) {
-      case "{":
-        open.push(new Set());
-        expectKey = true;
-        break;
-      case "[":
-        open.push(undefined);
-        expectKey = false;
-        break;
-      case "}":
-      case "]":
-        open.pop();
-        expectKey = false;
-        break;
-      case ",":
-        expectKey = open.at(-1) !== undefined;
-        break;
-      case '"': {
-        const start = i++;
-        while (text[i] !== '"') i += text[i] === "\\" ? 2 : 1;
-        const keys = open.at(-1);
-        if (!expectKey || keys === undefined) break;
-        const key = JSON.parse(text.slice(start, i + 1)) as string;
-        if (keys.has(key)) repeated.push(key);
-        keys.add(key);
-        expectKey = false;
-        break;
-      }
-    }
-  }
-  return repeated;
-}
-
-export function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
 function isCount(value: unknown): boolean {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
-}
-
-/** Our dtype for the format's; undefined for those we do not compute with. */
-export function dtypeOf(name: string): DType | undefined {
-  const lower = name.toLowerCase();
-  return isDType(lower) ? lower : undefined;
 }
 
 /** A tensor that a file will hold. */

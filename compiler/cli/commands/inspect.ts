@@ -4,9 +4,9 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { loadArtefact } from "../../../runtime/artefact.ts";
+import { isRecord } from "../../../runtime/json.ts";
 import { openCheckpoint } from "../../../runtime/weights/checkpoint.ts";
 import { isGgufArray, type GgufValue } from "../../../runtime/weights/gguf.ts";
-import { isRecord } from "../../../runtime/weights/safetensors.ts";
 import { bytesOf } from "../../ir/dtype.ts";
 import { codeOf } from "../common.ts";
 import { CliError } from "../errors.ts";
