@@ -15,12 +15,12 @@ import { verifyKernel } from "./ir/kernel/verify.ts";
 import { printPlan } from "./ir/plan/print.ts";
 import type { Plan } from "./ir/plan/types.ts";
 import { verifyPlan } from "./ir/plan/verify.ts";
-import { group } from "./fuse/groups.ts";
+import { group, type Declined as DeclinedValue } from "./fuse/groups.ts";
 import { KernelTemplates, type TemplatedKernel } from "./fuse/templates.ts";
 import { attentionPairs } from "./fuse/work.ts";
 import { makePlan, type Dispatch } from "./memory/plan.ts";
 import { PassError, runPasses } from "./passes/pipeline.ts";
-import { lowerKernel } from "./schedule/lower.ts";
+import { lower } from "./schedule/lower.ts";
 
 export interface CompileOptions {
   readonly target?: "wasm";
@@ -33,13 +33,7 @@ export interface CompileOptions {
 }
 
 /** Why a value was written to memory although a neighbour reads it. */
-export interface Declined {
-  readonly producer: string;
-  readonly consumer: string;
-  readonly reason: string;
-  /** `file:line:col` of the producer. */
-  readonly at: string;
-}
+export type Declined = Omit<DeclinedValue, "value">;
 
 /** A compiled graph, ready for a session, with every level it went through. */
 export interface Compiled {
@@ -52,6 +46,8 @@ export interface Compiled {
   /** The kernels' functions in the two variants, in the same order. */
   readonly imp: { readonly plain: readonly ImpFunction[]; readonly relaxed: readonly ImpFunction[] };
   readonly declined: readonly Declined[];
+  /** Names of matrix multiplies and attentions that no builder took: they run as plain loops, many times slower. */
+  readonly plainLoops: readonly string[];
 }
 
 export function compileGraph(source: Graph, options: CompileOptions = {}): Compiled {
@@ -65,17 +61,20 @@ export function compileGraph(source: Graph, options: CompileOptions = {}): Compi
   for (const k of kernels) sound("fuse", k.name, verifyKernel(k));
   options.dump?.("fuse", () => kernels.map((k) => printKernel(k)).join("\n\n"));
 
-  const plain = kernels.map((k) => lowerKernel(k, plainWasm));
-  const relaxed = kernels.map((k) => lowerKernel(k, relaxedWasm));
+  const lowered = kernels.map((k) => ({ plain: lower(k, plainWasm), relaxed: lower(k, relaxedWasm) }));
+  const [plain, relaxed] = [lowered.map((l) => l.plain.fn), lowered.map((l) => l.relaxed.fn)];
   for (const fn of [...plain, ...relaxed]) sound("lower", fn.name, verifyImp(fn));
-  plain.forEach((fn, i) => sameInterface(fn, relaxed[i]));
+  for (const l of lowered) sameInterface(l.plain.fn, l.relaxed.fn);
   options.dump?.("lower", () => plain.map((fn) => printImp(fn)).join("\n\n"));
-  const functions = new Map(plain.map((fn, i) => [fn.name, { fn, relaxed: relaxed[i] ?? fn }]));
+  const functions = new Map(lowered.map((l) => [l.plain.fn.name, { fn: l.plain.fn, relaxed: l.relaxed.fn }]));
   const dispatches = built.map((b): Dispatch => {
     const made = functions.get(nameOf.get(b) ?? "");
     if (made === undefined) throw new PassError(`pass lower made no function for a kernel of ${graph.name}`);
     return { built: b, ...made };
   });
+  const wantsBuilder = new Set(
+    dispatches.flatMap(({ built: { group: g }, fn }) => (g.contraction !== undefined || g.attention ? [fn.name] : [])),
+  );
   const plan = makePlan(graph, grouping, attentionPairs(graph), dispatches);
   sound("plan", plan.name, verifyPlan(plan, new Map(kernels.map((k) => [k.name, k.buffers.map((b) => b.access)]))));
   options.dump?.("plan", () => printPlan(plan));
@@ -86,6 +85,7 @@ export function compileGraph(source: Graph, options: CompileOptions = {}): Compi
     kernels,
     imp: { plain, relaxed },
     declined: grouping.declined.map(({ producer, consumer, reason, at }) => ({ producer, consumer, reason, at })),
+    plainLoops: lowered.flatMap(({ plain: { fn, built } }) => (fuse && !built && wantsBuilder.has(fn.name) ? [fn.name] : [])),
   };
 }
 
@@ -126,8 +126,8 @@ function kindOf({ group: g, kernel }: TemplatedKernel): string {
 }
 
 /** The plan is one for both variants, so their functions must be called alike. */
-function sameInterface(plain: ImpFunction, relaxed: ImpFunction | undefined): void {
-  const same = relaxed !== undefined && plain.dims.join() === relaxed.dims.join() && plain.units.text === relaxed.units.text;
+function sameInterface(plain: ImpFunction, relaxed: ImpFunction): void {
+  const same = plain.dims.join() === relaxed.dims.join() && plain.units.text === relaxed.units.text;
   if (!same)
     throw new PassError(`pass lower made two variants of ${plain.name} that are called differently (${locText(plain.sources[0] ?? [])})`);
 }

@@ -1,7 +1,7 @@
 // `uhdc explain`: facts about a run before it happens. What it says of memory is compared with what a run reports, and
 // its arena is checked for values that overlap while both live.
 
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import fc from "fast-check";
@@ -36,6 +36,26 @@ describe("uhdc explain", () => {
     expect(e.flops.executed).toBe(e.kernels.reduce((sum, k) => sum + k.flops, 0));
     expect(e.memory.peak).toBeGreaterThanOrEqual(e.memory.weights + e.memory.arena);
     for (const d of e.declined) expect(d.reason).not.toBe("");
+  });
+
+  test("tells of a state that is copied, and of a result that is", async () => {
+    const file = path.join(folder, "states.uhd");
+    const text = `
+graph states(x: f32[4]) -> (sum: f32[4], same: f32[4]) {
+  state total: f32[4]
+  let next = total + x
+  total = next
+  (next, x)
+}`;
+    writeFileSync(file, text);
+    const e = await explainJson([file]);
+    expect(e.copiedStates).toEqual([{ name: "total", bytes: 16 }]);
+    // Read and written, four bytes an element.
+    expect(e.kernels.find((k) => k.name === "copy")).toMatchObject({ bytes: 32 });
+    expect((await uhdc(["explain", file])).stdout).toContain("the state total (16 B) is copied at the end of each run");
+    const cache = await explainJson(["graphs/llama.uhd", "--set", "llama_layers=1", "--size", "N=1", "--size", "V=0", "--size", "past=5"]);
+    expect(cache.copiedStates).toEqual([]);
+    expect(cache.plainLoops).toEqual([]);
   });
 
   test("executes useful operations only", async () => {

@@ -7,7 +7,10 @@ import { describe, expect, test } from "vitest";
 import { loadProgram } from "../compiler/check/index.ts";
 import { compileGraph, type Compiled, type CompileOptions } from "../compiler/compile.ts";
 import { renderDiagnostics } from "../compiler/diagnostics/index.ts";
+import { attentionParts } from "../compiler/fuse/patterns.ts";
 import { attentionPairs, nodeFlops } from "../compiler/fuse/work.ts";
+import { bool, i32, mapOperands } from "../compiler/ir/kernel/build.ts";
+import type { Expr } from "../compiler/ir/kernel/types.ts";
 import { dimEval, dimParse } from "../compiler/ir/dim.ts";
 import type { Graph } from "../compiler/ir/graph/types.ts";
 import { bindPlan } from "../compiler/ir/plan/bind.ts";
@@ -32,6 +35,7 @@ function compiled(body: string, result = "f32[T, 64]", options: CompileOptions =
       param g: f32[64]
       param h: f32[64]
       param s: f32[96]
+      param q: f32[64, 8]
     }
     graph test(x: f32[T in 1..=4096, 64], y: f32[T, 64], z: f32[T, 96]) -> out: ${result} {
       use m = M()
@@ -101,6 +105,29 @@ describe("attention over ragged segments", () => {
   });
 });
 
+describe("attention is recognised", () => {
+  const kernel = compileGraph(graphOf("graphs/clip-vit.uhd", "clip_vit_layer")).kernels.find((k) => k.pattern?.k === "attention");
+  const stage = kernel?.stages[0];
+  if (stage?.k !== "store" || stage.value.k !== "select" || stage.value.a.k !== "binary")
+    throw new Error("there is no attention to look at");
+  const [whole, quotient] = [stage.value, stage.value.a];
+  const with_ = (a: Expr): Expr => ({ ...whole, a: { ...quotient, b: a } });
+
+  test("where all passes over the keys have the same scores and the same range", () => {
+    expect(attentionParts(whole)).toMatchObject({ scale: 0.125 });
+  });
+
+  test("not where one has another scale, other keys or another guard", () => {
+    const total = quotient.b;
+    if (total.k !== "fold") throw new Error("the divisor is no sum");
+    const doubled = (e: Expr): Expr => (e.k === "const" && e.value === 0.125 ? { ...e, value: 0.25 } : mapOperands(e, doubled));
+    expect(attentionParts(with_({ ...total, body: doubled(total.body) }))).toBeUndefined();
+    expect(attentionParts(with_({ ...total, from: i32(0) }))).toBeUndefined();
+    expect(attentionParts({ ...whole, b: { k: "const", type: "f32", value: 1 } })).toBeUndefined();
+    expect(attentionParts({ ...whole, cond: bool(true) })).toBeUndefined();
+  });
+});
+
 describe("the graphs", () => {
   test("a layer of the encoder is seven kernels", () => {
     const c = compileGraph(graphOf("graphs/clip-vit.uhd", "clip_vit_layer"));
@@ -152,6 +179,22 @@ describe("the graphs", () => {
       expect(s.sources.length).toBeGreaterThan(0);
       for (const source of s.sources) expect(source).toMatch(/^graphs\/[\w-]+\.uhd:\d+:\d+( < graphs\/[\w-]+\.uhd:\d+:\d+)*$/);
     }
+  });
+});
+
+describe("what no builder takes is told", () => {
+  test("a multiply of f16 runs as plain loops", () => {
+    const c = compiled("cast(cast(x, f16) @ cast(m.q, f16), f32)", "f32[T, 8]");
+    expect(c.plainLoops).toEqual(kernelNames(c).filter((k) => k.startsWith("matmul")));
+    expect(c.plainLoops).toHaveLength(1);
+  });
+
+  test("the graphs of the family have none", () => {
+    for (const name of ["llava-uhd", "llava-uhd-v1"]) {
+      const c = compileGraph(graphOf(`graphs/${name}.uhd`, name.replaceAll("-", "_"), { layers: "2" }));
+      expect(c.plainLoops, name).toEqual([]);
+    }
+    expect(compileGraph(graphOf("graphs/llama.uhd", "llama", { llama_layers: "2" })).plainLoops).toEqual([]);
   });
 });
 

@@ -8,7 +8,7 @@ import { repeats } from "./repeats.ts";
 import { bytesText, countText, tableText } from "./terminal.ts";
 
 export function explanationText(e: Explanation): string {
-  return [header(e), kernelsText(e.kernels), operations(e), unfused(e), memory(e)].filter((part) => part !== "").join("\n\n");
+  return [header(e), kernelsText(e.kernels), operations(e), warnings(e), unfused(e), memory(e)].filter((part) => part !== "").join("\n\n");
 }
 
 function header(e: Explanation): string {
@@ -47,6 +47,15 @@ function operations(e: Explanation): string {
   const { useful, executed } = e.flops;
   const share = executed === 0 ? "" : ` (useful / executed ${(useful / executed).toFixed(2)})`;
   return `operations: ${countText(useful)} useful, ${countText(executed)} executed${share}`;
+}
+
+/** What makes a run slow and could be written otherwise. */
+function warnings(e: Explanation): string {
+  const lines: string[] = [];
+  if (e.plainLoops.length > 0) lines.push(`slow: ${e.plainLoops.join(", ")} run as plain loops, because no builder takes their operands`);
+  for (const { name, bytes } of e.copiedStates)
+    lines.push(`slow: the state ${name} (${bytesText(bytes)}) is copied at the end of each run; write_rows of it alone is done in place`);
+  return lines.join("\n");
 }
 
 /** One line for each reason and place, with how many pairs of values it concerns. */

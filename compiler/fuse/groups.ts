@@ -7,7 +7,7 @@ import { locText } from "../ir/loc.ts";
 import { opOf } from "../../ops/index.ts";
 import { parametric } from "../passes/merge-projections.ts";
 import { bufferOf, inPlaceWrites, isSplat, nodeOf, type Values } from "./expand.ts";
-import { hasFold, mayJoin, rowsWith, type Group } from "./legality.ts";
+import { emptyGroup, hasFold, mayJoin, rowsWith, type Group } from "./legality.ts";
 
 export interface FuseOptions {
   /** False: a kernel for each operation. */
@@ -37,7 +37,7 @@ export interface Grouping {
 }
 
 /** How a value is made, as far as fusion cares. */
-export type Class = "source" | "free" | "scalar" | "reduction" | "heavy" | "contraction" | "attention";
+type Class = "source" | "free" | "scalar" | "reduction" | "heavy" | "contraction" | "attention";
 
 interface Use {
   readonly by: OpNode;
@@ -82,7 +82,7 @@ class Fuser {
     for (const node of this.graph.nodes.toReversed()) {
       if (node.kind === "op") this.decide(node);
       // A constant that is the same everywhere is in memory only where it is a result.
-      else if (isSplat(node) && this.ends.has(node.id)) this.rootOf.set(node.id, emptyGroup(node.id, {}));
+      else if (isSplat(node) && this.ends.has(node.id)) this.rootOf.set(node.id, emptyGroup(node.id));
     }
     const order = new Map(this.graph.nodes.map((n, i) => [n.id, i]));
     const place = (g: Group): number => (order.get(g.packs ?? g.root) ?? 0) + (g.packs === undefined ? 0.25 : 0);
@@ -212,20 +212,6 @@ class Fuser {
       this.declined.push({ value: node.id, producer: node.op, consumer: reader.op, reason, at: locText(node.loc) });
     }
   }
-}
-
-function emptyGroup(root: ValueId, more: Partial<Pick<Group, "packs" | "attention" | "heavy">>): Group {
-  return {
-    root,
-    packs: undefined,
-    inlined: new Set(),
-    contraction: undefined,
-    attention: false,
-    operands: new Set(),
-    rows: undefined,
-    heavy: false,
-    ...more,
-  };
 }
 
 function classify(node: GraphNode, values: Values): Class {

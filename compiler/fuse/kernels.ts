@@ -6,11 +6,11 @@ import type { DType } from "../ir/dtype.ts";
 import type { ValueId } from "../ir/graph/types.ts";
 import type { Loc } from "../ir/loc.ts";
 import { add, binary, i32, load, mapOperands, mul, operandsOf, select, typeOfExpr, unary, variable } from "../ir/kernel/build.ts";
-import { Interner, Reads } from "../ir/kernel/intern.ts";
+import { Interner, Reads, substitute } from "../ir/kernel/intern.ts";
 import { scalarTypeOf, type Axis, type Expr, type Kernel, type KernelBuffer, type Pattern, type Stage } from "../ir/kernel/types.ts";
 import { linearIndex } from "../../ops/expr.ts";
 import { Expander, nodeOf, placeOf, writtenType, type Values } from "./expand.ts";
-import { axisName, contractionFold, expandGroup, type Group } from "./legality.ts";
+import { axisName, contractionFold, emptyGroup, expandGroup, type Group } from "./legality.ts";
 import { attentionParts, contractionParts, productParts } from "./patterns.ts";
 
 /** Columns of a panel of a packed operand. */
@@ -47,7 +47,7 @@ export function packedType(values: Values, contraction: ValueId): PackedType {
   if (before !== undefined) return before;
   const node = nodeOf(values, contraction);
   const { shape } = node.type;
-  const parts = productParts(contractionFold(values, emptyGroupOf(contraction)));
+  const parts = productParts(contractionFold(values, emptyGroup(contraction, { contraction })));
   const operand = node.kind === "op" ? node.operands[1] : undefined;
   if (parts === undefined || operand === undefined) throw new Error(`%${contraction} is not a sum of products`);
   const columns = shape.at(-1) ?? dim(1);
@@ -59,19 +59,6 @@ export function packedType(values: Values, contraction: ValueId): PackedType {
   };
   known.set(contraction, made);
   return made;
-}
-
-function emptyGroupOf(contraction: ValueId): Group {
-  return {
-    root: contraction,
-    packs: undefined,
-    inlined: new Set(),
-    contraction,
-    attention: false,
-    operands: new Set(),
-    rows: undefined,
-    heavy: false,
-  };
 }
 
 /** `packed` tells whether a contraction's right operand is laid out in panels. */
@@ -232,7 +219,7 @@ function packKernel(values: Values, g: Group, contraction: ValueId): BuiltKernel
   const parts = productParts(expander.root(contraction, at));
   if (parts === undefined) throw new Error(`%${contraction} is not a sum of products`);
   const k = expander.simplifier.interner.intern(variable("k"));
-  const element = expander.simplifier.simplify(replaceAxis(parts.b, parts.fold.axis, k));
+  const element = expander.simplifier.simplify(substitute(parts.b, parts.fold.axis, k));
   const whole = (dimConstant(columns) ?? 1) % panel === 0;
   const zero: Expr = { k: "const", type: typeOfExpr(element), value: 0 };
   const value = whole ? element : select(binary("lt", n, { k: "dim", dim: columns }), element, zero);
@@ -245,18 +232,6 @@ function packKernel(values: Values, g: Group, contraction: ValueId): BuiltKernel
     value: expander.simplifier.simplify(value),
   };
   return finish(values, g, { axes: axes.slice(0, -2), stages: [stage] }, expander.times, contraction);
-}
-
-function replaceAxis(e: Expr, axis: string, by: Expr): Expr {
-  const done = new Map<Expr, Expr>();
-  const visit = (x: Expr): Expr => {
-    const before = done.get(x);
-    if (before !== undefined) return before;
-    const made = x.k === "var" && x.name === axis ? by : mapOperands(x, visit);
-    done.set(x, made);
-    return made;
-  };
-  return visit(e);
 }
 
 type Body = Pick<Kernel, "axes" | "stages"> & { readonly pattern?: Pattern };

@@ -1,7 +1,7 @@
 // May a value be computed inside a kernel? Yes, or no with the reason that `uhdc explain` prints. The answer comes
 // from expanding the kernel with the value inlined and looking at the result, not from a list of known shapes.
 
-import { dimConstant, dimProduct } from "../ir/dim.ts";
+import { dimConstant, dimProduct, type Dim } from "../ir/dim.ts";
 import type { OpNode, ValueId } from "../ir/graph/types.ts";
 import { Reads } from "../ir/kernel/intern.ts";
 import type { Expr } from "../ir/kernel/types.ts";
@@ -25,6 +25,20 @@ export interface Group {
   rows: readonly number[] | undefined;
   /** It folds over taps or the like for every element. */
   heavy: boolean;
+}
+
+export function emptyGroup(root: ValueId, more: Partial<Group> = {}): Group {
+  return {
+    root,
+    packs: undefined,
+    inlined: new Set(),
+    contraction: undefined,
+    attention: false,
+    operands: new Set(),
+    rows: undefined,
+    heavy: false,
+    ...more,
+  };
 }
 
 export type JoinClass = "free" | "scalar" | "reduction" | "heavy" | "contraction";
@@ -119,24 +133,21 @@ export function contractionFold(values: Values, g: Group, extra?: ValueId): Expr
 function epilogue(values: Values, g: Group, node: OpNode): string | undefined {
   if (g.attention) return "attention reads its operands from memory";
   if (g.contraction !== undefined) return "its reader is a matrix multiply";
-  if (g.rows !== undefined || g.heavy) return "its reader reduces, and a matrix multiply has no rows to give";
+  if (g.rows !== undefined) return "its reader reduces, and a matrix multiply has no rows to give";
+  if (g.heavy) return "its reader gathers sums for every element";
   const { positions } = expandGroup(values, g, node.id, node.id);
   const { shape } = writtenType(values, g.root);
   const [at] = positions;
+  // An axis of size 1 stands at 0.
+  const atAxis = (p: Expr | undefined, d: Dim, i: number): boolean =>
+    p?.k === "var" ? p.name === axisName(i) : p?.k === "const" && p.value === 0 && dimConstant(d) === 1;
   const same =
     positions.length === 1 &&
-    at !== undefined &&
-    at.length === shape.length &&
-    at.every(
-      (p, i) =>
-        (p.k === "var" && p.name === axisName(i)) ||
-        (p.k === "const" && p.value === 0 && dimConstant(shape[i] ?? shape[0] ?? notADim) === 1),
-    ) &&
+    at?.length === shape.length &&
+    shape.every((d, i) => atAxis(at[i], d, i)) &&
     dimProduct(shape).text === dimProduct(node.type.shape).text;
   return same ? undefined : "its reader does not read it element by element";
 }
-
-const notADim = { monomials: [], text: "0" };
 
 function row(values: Values, g: Group, node: OpNode): string | undefined {
   if (g.attention) return "attention reads its operands from memory";
@@ -175,8 +186,11 @@ function once(values: Values, g: Group, node: OpNode): string | undefined {
   if (g.contraction !== undefined) return "its reader is a matrix multiply";
   if (g.rows !== undefined) return "its reader reduces it, so every element would be made more than once";
   const { value, positions } = expandGroup(values, g, node.id, node.id);
-  const nested = chainsOf(value).some((c) => c !== value && [...new Reads().of(c)].some((n) => !/^i\d+$/.test(n)));
-  if (nested || positions.length !== 1 || dimProduct(writtenType(values, g.root).shape).text !== dimProduct(node.type.shape).text)
+  const { shape } = writtenType(values, g.root);
+  const axes = new Set(shape.map((_, i) => axisName(i)));
+  const reads = new Reads();
+  const nested = chainsOf(value).some((c) => c !== value && [...reads.of(c)].some((n) => !axes.has(n)));
+  if (nested || positions.length !== 1 || dimProduct(shape).text !== dimProduct(node.type.shape).text)
     return "every element would be made more than once";
   return undefined;
 }

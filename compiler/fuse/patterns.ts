@@ -4,6 +4,7 @@
 import type { Dim } from "../ir/dim.ts";
 import { operandsOf } from "../ir/kernel/build.ts";
 import { Reads } from "../ir/kernel/intern.ts";
+import { sizeOf } from "../ir/kernel/simplify.ts";
 import type { Expr } from "../ir/kernel/types.ts";
 import { coefficient } from "../schedule/merge.ts";
 
@@ -42,7 +43,7 @@ export interface ContractionParts {
   readonly depth: Dim;
 }
 
-/** Σ a[…]·b[…] with `a` a load at a constant stride along the axis of the sum. */
+/** Σ a[…]·b[…] with `a` a load at a position that is linear along the axis of the sum. */
 export function contractionParts(value: Expr): ContractionParts | undefined {
   const parts = productParts(value);
   if (parts === undefined || parts.a.k !== "load") return undefined;
@@ -56,13 +57,6 @@ export function productParts(value: Expr): { readonly fold: Fold; readonly a: Ex
   const depth = sizeOf(value.to);
   if (depth === undefined || value.from.k !== "const" || value.from.value !== 0) return undefined;
   return { fold: value, a: value.body.a, b: value.body.b, depth };
-}
-
-function sizeOf(e: Expr): Dim | undefined {
-  if (e.k === "dim") return e.dim;
-  return e.k === "const" && e.type === "i32"
-    ? { monomials: e.value === 0 ? [] : [{ coefficient: e.value, atoms: [] }], text: String(e.value) }
-    : undefined;
 }
 
 export interface AttentionParts {
@@ -79,7 +73,7 @@ export interface AttentionParts {
 
 /**
  * if from < to then Σₛ exp(scale·Σ q·k - max)·v / Σₛ exp(…) else 0, with q, k and v loads. The three passes over the
- * keys must be over the same scores.
+ * keys are over the same scores of the same keys.
  */
 export function attentionParts(e: Expr): AttentionParts | undefined {
   if (e.k !== "select" || e.a.k !== "binary" || e.a.op !== "div") return undefined;
@@ -93,6 +87,10 @@ export function attentionParts(e: Expr): AttentionParts | undefined {
   if (top.k !== "fold" || top.op !== "max" || score.k !== "binary" || score.op !== "mul" || score.b.k !== "const") return undefined;
   const dot = productParts(score.a);
   if (dot === undefined || dot.a.k !== "load" || dot.b.k !== "load") return undefined;
+  const range = [mixed, total, top].every((f) => alike(f.from, mixed.from) && alike(f.to, mixed.to));
+  const guarded = e.cond.k === "binary" && e.cond.op === "lt" && alike(e.cond.a, mixed.from) && alike(e.cond.b, mixed.to);
+  const passes = alike(total.body, power, [total.axis, mixed.axis]) && alike(top.body, score, [top.axis, mixed.axis]);
+  if (!range || !guarded || !passes || e.b.k !== "const" || e.b.value !== 0) return undefined;
   return {
     key: mixed.axis,
     inner: dot.fold.axis,
@@ -104,4 +102,38 @@ export function attentionParts(e: Expr): AttentionParts | undefined {
     key_: dot.b,
     value: weighted.b,
   };
+}
+
+/** Are the two the same but for the names of the axes that folds run over? `named` are two names of one axis. */
+function alike(a: Expr, b: Expr, ...named: readonly (readonly [string, string])[]): boolean {
+  switch (a.k) {
+    case "var": {
+      const pair = named.findLast(([x, y]) => a.name === x || (b.k === "var" && b.name === y));
+      return b.k === "var" && a.type === b.type && (pair === undefined ? a.name === b.name : a.name === pair[0] && b.name === pair[1]);
+    }
+    case "const":
+      return b.k === "const" && a.type === b.type && Object.is(a.value, b.value);
+    case "dim":
+      return b.k === "dim" && a.dim.text === b.dim.text;
+    case "load":
+      return b.k === "load" && a.buffer === b.buffer && alike(a.index, b.index, ...named);
+    case "unary":
+      return b.k === "unary" && a.op === b.op && alike(a.a, b.a, ...named);
+    case "binary":
+      return b.k === "binary" && a.op === b.op && alike(a.a, b.a, ...named) && alike(a.b, b.b, ...named);
+    case "cast":
+      return b.k === "cast" && a.type === b.type && alike(a.a, b.a, ...named);
+    case "select":
+      return b.k === "select" && alike(a.cond, b.cond, ...named) && alike(a.a, b.a, ...named) && alike(a.b, b.b, ...named);
+    case "fold":
+      return (
+        b.k === "fold" &&
+        a.op === b.op &&
+        alike(a.from, b.from, ...named) &&
+        alike(a.to, b.to, ...named) &&
+        alike(a.body, b.body, ...named, [a.axis, b.axis])
+      );
+    default:
+      return a satisfies never;
+  }
 }

@@ -13,15 +13,25 @@ import { strideOf, substitute } from "../ir/kernel/intern.ts";
 import { lowerMatmul } from "./matmul.ts";
 import { mergeAxes } from "./merge.ts";
 
+export interface Lowered {
+  readonly fn: ImpFunction;
+  /** False where no builder took the kernel and its loops are those of its body: right, and slow for a multiply. */
+  readonly built: boolean;
+}
+
 /** The function that does what `kernel` says, with the target's abilities. */
 export function lowerKernel(kernel: Kernel, capabilities: Capabilities): ImpFunction {
+  return lower(kernel, capabilities).fn;
+}
+
+export function lower(kernel: Kernel, capabilities: Capabilities): Lowered {
   const built =
     kernel.pattern?.k === "matmul"
       ? lowerMatmul(kernel, capabilities)
       : kernel.pattern?.k === "attention"
         ? lowerAttention(kernel, capabilities)
         : undefined;
-  return built ?? lowerLoops(kernel, capabilities);
+  return built === undefined ? { fn: lowerLoops(kernel, capabilities), built: false } : { fn: built, built: true };
 }
 
 /** The part of `kernel` that any kernel has: loops over points of the parallel axes. */

@@ -7,6 +7,7 @@ import { Layout } from "../../../runtime/layout.ts";
 import type { Declined } from "../../compile.ts";
 import { attentionPairs, nodeFlops } from "../../fuse/work.ts";
 import { dimEval, dimParse, dimSymbols, type DimEnv } from "../../ir/dim.ts";
+import { bytesOf } from "../../ir/dtype.ts";
 import { nodesById } from "../../ir/graph/build.ts";
 import type { Graph, ValueId } from "../../ir/graph/types.ts";
 import { runHostProgram } from "../../ir/plan/host-eval.ts";
@@ -72,6 +73,10 @@ export interface Explanation {
   /** Values in the arena, by offset. */
   readonly arena: readonly ExplainedBuffer[];
   readonly declined: readonly Declined[];
+  /** Multiplies and attentions that run as plain loops, because no builder takes their operands. */
+  readonly plainLoops: readonly string[];
+  /** States that are copied whole at the end of each run; the others are written in place or stay as they are. */
+  readonly copiedStates: readonly { readonly name: string; readonly bytes: number }[];
 }
 
 export function explain(file: string, options: ExplainOptions, terminal: Terminal): void {
@@ -101,6 +106,10 @@ export function explain(file: string, options: ExplainOptions, terminal: Termina
     },
     arena: arenaOf(plan, layout),
     declined: compiled.declined,
+    plainLoops: compiled.plainLoops,
+    copiedStates: plan.states.flatMap((s) =>
+      s.update === undefined || s.update === s.buffer ? [] : [{ name: s.name, bytes: bytesOfBuffer(plan.buffers[s.buffer], env) }],
+    ),
   };
   terminal.out(options.json ? JSON.stringify(explanation, null, 2) : explanationText(explanation));
 }
@@ -147,6 +156,10 @@ function givenSizes(plan: Plan, options: ExplainOptions): GivenSizes {
   };
 }
 
+function bytesOfBuffer(buffer: PlanBuffer | undefined, env: DimEnv): number {
+  return buffer === undefined ? 0 : shapeOf(buffer, env).reduce((a, b) => a * b, bytesOf(buffer.dtype));
+}
+
 function shapeOf(buffer: PlanBuffer | undefined, env: DimEnv): readonly number[] {
   return (buffer?.shape ?? []).map((text) => dimEval(dimParse(text), env));
 }
@@ -167,8 +180,7 @@ function inputSymbols(plan: Plan): readonly string[] {
 function explained(step: Step, number: number, plan: Plan, env: DimEnv): ExplainedKernel {
   switch (step.k) {
     case "copy": {
-      const size = shapeOf(plan.buffers[step.from], env).reduce((a, b) => a * b, 1);
-      return { step: number, name: "copy", stage: "copies", sources: [], flops: 0, bytes: 2 * size };
+      return { step: number, name: "copy", stage: "copies", sources: [], flops: 0, bytes: 2 * bytesOfBuffer(plan.buffers[step.from], env) };
     }
     case "dispatch":
       return {

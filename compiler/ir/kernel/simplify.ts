@@ -237,7 +237,8 @@ export class Simplifier {
 
 const arithmetic: ReadonlySet<string> = new Set(["add", "sub", "mul", "div", "mod"]);
 
-function sizeOf(e: Expr): Dim | undefined {
+/** `e` as a size, where it is one or a whole number. */
+export function sizeOf(e: Expr): Dim | undefined {
   if (e.k === "dim") return e.dim;
   return e.k === "const" && e.type === "i32" ? dim(e.value) : undefined;
 }
