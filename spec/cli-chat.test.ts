@@ -66,6 +66,12 @@ describe("uhdc chat refuses", () => {
       });
       writeFileSync(path.join(empty, "config.json"), '{"hidden_size": "wide"}');
       const odd = await uhdc([empty, "--prompt", "hello"]);
+      writeFileSync(path.join(empty, "config.json"), '{"model_type": "llama", "rope_scaling": {"rope_type": "llama3", "factor": 8}}');
+      const scaled = await uhdc([empty, "--prompt", "hello"]);
+      expect(scaled).toMatchObject({ code: 1, err: expect.stringContaining("does not compute models whose rope_scaling is") as string });
+      writeFileSync(path.join(empty, "config.json"), '{"model_type": "qwen2"}');
+      const other = await uhdc([empty, "--prompt", "hello"]);
+      expect(other).toMatchObject({ code: 1, err: expect.stringContaining('whose model_type is "qwen2"; expected llama') as string });
       expect(odd).toMatchObject({ code: 1, err: expect.stringContaining('expected a number as hidden_size, found "wide"') as string });
     } finally {
       rmSync(empty, { recursive: true });

@@ -54,6 +54,8 @@ async function fromGguf(file: string): Promise<ModelDescription> {
     if (!isGgufArray(value)) values.set(key, value);
     else if ((ggufTokenizerArrays as readonly string[]).includes(key)) values.set(key, await readGgufArray(gguf, value));
   }
+  const scaling = metadata.get("llama.rope.scaling.type");
+  if (scaling !== undefined && scaling !== "none") throw unlike(file, "llama.rope.scaling.type", scaling, "none");
   const tokenizer = await tokenizerFromGguf(values);
   const [width, heads] = [number("embedding_length"), number("attention.head_count")];
   const vocabulary = gguf.tensors.get("token_embd.weight")?.shape[0] ?? tokenizer.vocabularySize;
@@ -72,6 +74,22 @@ async function fromGguf(file: string): Promise<ModelDescription> {
   });
 }
 
+/** Values of config.json that graphs/llama.uhd stands for, where the file has the key. */
+const assumed: Readonly<Record<string, readonly unknown[]>> = {
+  model_type: ["llama"],
+  hidden_act: ["silu"],
+  rope_scaling: [],
+  attention_bias: [false],
+  mlp_bias: [false],
+};
+
+function unlike(file: string, key: string, found: unknown, expected: string): CliError {
+  return new CliError(
+    1,
+    `${file}: graphs/llama.uhd does not compute models whose ${key} is ${JSON.stringify(found)}; expected ${expected || "none"}`,
+  );
+}
+
 async function fromFolder(folder: string): Promise<ModelDescription> {
   const file = path.join(folder, "config.json");
   let config: Readonly<Record<string, unknown>>;
@@ -86,6 +104,11 @@ async function fromFolder(folder: string): Promise<ModelDescription> {
       throw new CliError(1, `${file}: expected a number as ${key}, found ${JSON.stringify(value) ?? "nothing"}`);
     return value;
   };
+  // What would make another model of the same tensors: refused, never computed as if it were not there.
+  for (const [key, fits] of Object.entries(assumed)) {
+    const value = config[key];
+    if (value !== undefined && value !== null && !fits.includes(value)) throw unlike(file, key, value, fits.join(" or "));
+  }
   const [width, heads] = [number("hidden_size"), number("num_attention_heads")];
   return describe(await loadTokenizer(folder), {
     width,

@@ -217,6 +217,7 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
     .option("--system <text>", "what the assistant is told first")
     .option("--template <name>", "chat template: vicuna_v1 or plain; the model's own otherwise")
     .addOption(new Option("--max-tokens <n>", "most tokens of an answer").argParser(count).default(512))
+    .option("--ignore-extra", "leave out tensors that the graph does not use", false)
     .addOption(new Option("--context <n>", "tokens the cache holds; the model's own limit or 2048, whichever is less").argParser(count))
     .addOption(new Option("--threads <n>", "threads to use").argParser(count))
     .addOption(jsonOption())

@@ -5,7 +5,8 @@ import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline/promises";
 import { LanguageModel } from "../../../runtime/generate.ts";
 import { Session } from "../../../runtime/session.ts";
-import type { Message } from "../../../runtime/text/chat.ts";
+import type { ChatTemplate, Message } from "../../../runtime/text/chat.ts";
+import type { Tokenizer } from "../../../runtime/text/tokenizer.ts";
 import { loadProgram } from "../../check/index.ts";
 import { compileGraph } from "../../compile.ts";
 import { CliError, usageError } from "../errors.ts";
@@ -19,6 +20,7 @@ export interface ChatOptions {
   readonly maxTokens: number;
   readonly context?: number;
   readonly threads?: number;
+  readonly ignoreExtra: boolean;
   readonly json: boolean;
 }
 
@@ -45,12 +47,13 @@ export async function chat(model: string, options: ChatOptions, terminal: Termin
     throw new CliError(1, `${file}: ${program.diagnostics.map((d) => d.message).join("; ") || "it has no graph llama"}`);
   const compiled = compileGraph(graph);
   const session = await Session.create(compiled, {
-    weights: { from: model, extra: "ignore" },
+    // A tensor that the graph has no use for may be one that the model does not work without.
+    weights: { from: model, extra: options.ignoreExtra ? "ignore" : "refuse" },
     threads: options.threads,
     onProgress: ({ done, total }) => terminal.progress(`weights ${bytesText(done)} of ${bytesText(total)}`),
   });
   terminal.done();
-  await using language = LanguageModel.create(session, tokenizer, template);
+  await using language = await languageModel(session, tokenizer, template);
   const messages: Message[] = options.system === undefined ? [] : [{ role: "system", content: options.system }];
   if (options.prompt !== undefined) {
     const answer = await reply(language, [...messages, { role: "user", content: options.prompt }], options, terminal);
@@ -58,6 +61,15 @@ export async function chat(model: string, options: ChatOptions, terminal: Termin
     return;
   }
   await converse(language, messages, options, terminal);
+}
+
+async function languageModel(session: Session, tokenizer: Tokenizer, template: ChatTemplate): Promise<LanguageModel> {
+  try {
+    return LanguageModel.create(session, tokenizer, template);
+  } catch (error) {
+    await session.close();
+    throw error;
+  }
 }
 
 async function converse(language: LanguageModel, messages: Message[], options: ChatOptions, terminal: Terminal): Promise<void> {
