@@ -130,8 +130,9 @@ describe("an answer", () => {
     expect(await answer(language, [user("hello")], { maximumTokens: 3 })).toBe(whole.slice(0, 3));
     const stop = whole.slice(2, 4);
     expect(await answer(language, [user("hello")], { maximumTokens: 10, stop: [stop] })).toBe(whole.slice(0, whole.indexOf(stop)));
+    // The last token is chosen with a full cache, so there is one more than there are places.
     const long = await answer(language, [user("h".repeat(50))]);
-    expect(long.length).toBeLessThanOrEqual(context - 52 + 1);
+    expect(long).toHaveLength(context - 52 + 1);
   });
 });
 
