@@ -7,7 +7,7 @@ import { difference, interleaved, mustAgree, spread } from "./bench/measure.ts";
 import { layerModel, matmulModel, type Weights } from "./bench/models.ts";
 import { Message, OnnxGraph } from "./bench/onnx.ts";
 import { interpolate, sineCosine } from "./bench/positions.ts";
-import { quantity, table, type Row } from "./bench/rows.ts";
+import { failedRow, quantity, table, type Row } from "./bench/rows.ts";
 import { limited, versus, type Ours, type Peer } from "./bench/versus.ts";
 
 /** A protobuf message read back without its schema: field number → values in order. */
@@ -160,6 +160,7 @@ describe("measuring", () => {
   test("refuses results that differ, and NaN", () => {
     expect(() => mustAgree("x", Float32Array.of(1, 2), Float32Array.of(1, 2.1), 0.01)).toThrow("x: the results differ by 1.00e-1");
     expect(() => mustAgree("x", Float32Array.of(NaN), Float32Array.of(1), 1)).toThrow("differ by Infinity");
+    expect(() => mustAgree("x", Float32Array.of(1), Float32Array.of(Infinity), 1)).toThrow("differ by Infinity");
     expect(() => mustAgree("x", Float32Array.of(1), Float32Array.of(1, 2), 1)).toThrow("1 elements instead of 2");
     expect(mustAgree("x", Float32Array.of(1, 2), Float32Array.of(1, 2.01), 0.01).scale).toBeCloseTo(2.01);
   });
@@ -215,6 +216,10 @@ describe("rows", () => {
     expect([row.ours, row.peer, row.ratio, row.goal]).toEqual([40_000, 60_000, 1.5, 1]);
   });
 
+  test.each([[[]], [[NaN]], [[0]]])("of a limit are refused when what was measured is %j", (ours) => {
+    expect(() => limited(context, { name: "size", ours, limit: 60_000, limitName: "limit", unit: "bytes" })).toThrow("was measured");
+  });
+
   test("print as a table that marks what is below its goal", () => {
     const row: Row = {
       name: "matmul",
@@ -230,10 +235,14 @@ describe("rows", () => {
       variant: "plain",
     };
     const missing: Row = { ...row, peer: null, ratio: null, notRun: "no package" };
-    const text = table([{ engine: "Node 20", rows: [row, missing] }]);
+    const failed = failedRow("layer", 2, "Node 20", "the results differ");
+    const text = table([{ engine: "Node 20", rows: [row, missing, failed] }]);
     expect(text).toContain("Node 20, plain SIMD");
     expect(text).toMatch(/matmul +1 +10\.0 ms +15\.0 ms peer +1\.50× +2\.00 below/);
     expect(text).toMatch(/matmul +1 +10\.0 ms +– peer +– .*not run: no package/);
+    expect(text).toMatch(/layer +2 +– +– – +– +not run: the results differ/);
+    expect(failed).toMatchObject({ ours: null, ratio: null });
+    expect(table([{ engine: "Node 20", rows: [{ ...row, ratio: NaN }] }])).toMatch(/NaN× .*2\.00 below/);
   });
 
   test("choose readable units", () => {

@@ -12,7 +12,7 @@ import { preprocesses } from "./cases/preprocess.ts";
 import { bundleSize, compileTime, peakMemory } from "./cases/product.ts";
 import { installPeers, noPeersVariable } from "./peers.ts";
 import { log } from "./place.ts";
-import { table, type Engine, type Row } from "./rows.ts";
+import { failedRow, table, type Engine, type Row } from "./rows.ts";
 import { threadsText, type Context } from "./versus.ts";
 
 const cases: readonly Case[] = [...matmuls, layer, ...preprocesses, compileTime, bundleSize, peakMemory, pictures];
@@ -32,17 +32,17 @@ npm run bench -- [options]
 ratio is peer / ours, the median over interleaved rounds: above 1 ours is faster (or smaller). Node 22 and later have
 relaxed SIMD and run other kernels than Node 20; each block says which. The first run installs the peers that
 spec/bench/peers/package-lock.json pins. A peer's results are compared with ours before anything is timed; where they
-differ, the bench fails.
+differ, the bench fails. A bench that failed or whose peer was not there has a row that says so, without a ratio.
 
 Examples:
   npm run bench -- --quick --json bench.json
   npm run bench -- --filter matmul --threads 1 --node ~/node24/bin/node
 
-Exit codes: 0 every bench ran; 1 one failed; 2 the command line is wrong.`;
+Exit codes: 0 every row has its ratio; 1 one has none; 2 the command line is wrong.`;
 
 /** --quick stops after this many milliseconds on each engine. */
 const quickLimit = 290_000;
-const lateText = "not run: the 5 minutes of --quick were over";
+const lateText = "the 5 minutes of --quick were over";
 
 interface Options {
   readonly quick: boolean;
@@ -110,37 +110,31 @@ async function everything(chosen: readonly Case[], values: Options): Promise<num
   const fromEnvironment = process.env["UHD_BENCH_NODE"];
   const others = values.node.length > 0 || fromEnvironment === undefined || fromEnvironment === "" ? values.node : [fromEnvironment];
   const engines: Engine[] = [];
-  const failures: string[] = [];
-  for (const node of [process.execPath, ...others]) {
-    const { engine, rows, failed } = await onEngine(node, chosen, values, reason);
-    engines.push({ engine, rows });
-    failures.push(...failed.map((text) => `${engine}: ${text}`));
-  }
+  for (const node of [process.execPath, ...others]) engines.push(await onEngine(node, chosen, values, reason));
   console.log(table(engines));
   const all = engines.flatMap(({ rows }) => rows);
   if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(all, null, 2)}\n`);
-  for (const failure of failures) log(`failed: ${failure}`);
-  return failures.length === 0 ? 0 : 1;
+  const without = all.filter((row) => row.ratio === null);
+  for (const { engine, name, threads, peerName, notRun } of without)
+    log(`no ratio: ${engine}, ${name}, ${threadsText(threads)}, ${peerName}: ${notRun ?? "no reason given"}`);
+  return without.length === 0 ? 0 : 1;
 }
 
-interface OfEngine extends Engine {
-  readonly failed: readonly string[];
-}
-
-async function onEngine(node: string, chosen: readonly Case[], values: Options, noPeers: string | undefined): Promise<OfEngine> {
+async function onEngine(node: string, chosen: readonly Case[], values: Options, noPeers: string | undefined): Promise<Engine> {
   const deadline = values.quick ? performance.now() + quickLimit : Infinity;
   const rows: Row[] = [];
-  const failed: string[] = [];
   for (const { name, threads } of chosen) {
     for (const count of values.threads.length === 0 ? threads : values.threads) {
       log(`${name}, ${threadsText(count)}`);
       const args = ["--only", name, "--threads", String(count), ...(values.quick ? ["--quick"] : [])];
       const result = await inProcess(node, args, count, noPeers, deadline);
       if ("rows" in result) rows.push(...result.rows);
-      else failed.push(`${name}, ${threadsText(count)}: ${result.failure}`);
+      else rows.push(failedRow(name, count, node, result.failure));
     }
   }
-  return { engine: rows[0]?.engine ?? node, rows, failed };
+  // Of an engine that ran nothing only the path is known.
+  const engine = rows.find((row) => row.ours !== null)?.engine ?? node;
+  return { engine, rows: rows.map((row) => ({ ...row, engine })) };
 }
 
 function inProcess(node: string, args: readonly string[], threads: number, noPeers: string | undefined, deadline: number): Promise<Answer> {

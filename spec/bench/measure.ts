@@ -74,7 +74,7 @@ export function spread(values: readonly number[]): Spread {
   return { median: at(0.5), lower: at(0.25), upper: at(0.75) };
 }
 
-export interface Difference {
+interface Difference {
   /** Largest absolute difference. */
   readonly largest: number;
   /** The largest magnitude among the expected values. */
@@ -99,7 +99,8 @@ export function difference(found: Float32Array, expected: Float32Array): Differe
 /** Throws when the two differ by more than `tolerance` of the largest value. */
 export function mustAgree(what: string, found: Float32Array, expected: Float32Array, tolerance: number): Difference {
   const d = difference(found, expected);
-  if (!(d.largest <= tolerance * d.scale))
+  // An infinite value of ours would allow every difference.
+  if (!(d.largest <= tolerance * d.scale) || d.scale === Infinity)
     throw new Error(
       `${what}: the results differ by ${d.largest.toExponential(2)}; values go up to ${d.scale.toPrecision(3)}, ${tolerance} of that is allowed`,
     );

@@ -7,13 +7,13 @@ import { OnnxGraph, type OnnxTensor } from "./onnx.ts";
 /** Weights by their checkpoint names. */
 export type Weights = ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: Float32Array }>;
 
-export interface VitConfig {
+interface VitConfig {
   readonly layers: number;
   readonly width: number;
   readonly heads: number;
 }
 
-export interface ResamplerConfig {
+interface ResamplerConfig {
   readonly width: number;
   readonly heads: number;
   /** side² queries. */

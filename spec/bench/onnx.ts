@@ -3,8 +3,8 @@
 // models: the peers do when they load them.
 
 /** An element type that the models use, with its number in TensorProto.DataType. */
-export const elementType = { float: 1, int32: 6, int64: 7 } as const;
-export type ElementType = keyof typeof elementType;
+const elementType = { float: 1, int32: 6, int64: 7 } as const;
+type ElementType = keyof typeof elementType;
 
 export interface OnnxTensor {
   readonly type: ElementType;
@@ -12,9 +12,9 @@ export interface OnnxTensor {
   readonly data: Float32Array | Int32Array | BigInt64Array;
 }
 
-export type Attribute = { readonly float: number } | { readonly int: number } | { readonly ints: readonly number[] };
+type Attribute = { readonly float: number } | { readonly int: number } | { readonly ints: readonly number[] };
 
-export interface NodeOptions {
+interface NodeOptions {
   readonly attributes?: Readonly<Record<string, Attribute>>;
   /** Default: ONNX itself. */
   readonly domain?: string;

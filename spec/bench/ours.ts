@@ -8,6 +8,7 @@ import { renderDiagnostics } from "../../compiler/diagnostics/index.ts";
 import type { HostValue } from "../../compiler/ir/plan/host.ts";
 import { callHostFunction } from "../../compiler/ir/plan/host-eval.ts";
 import type { PlanParam } from "../../compiler/ir/plan/types.ts";
+import { relaxedProbe } from "../../compiler/targets/wasm/capabilities.ts";
 import { Session } from "../../runtime/session.ts";
 import type { Tensor } from "../../runtime/tensor.ts";
 import { root } from "./place.ts";
@@ -34,17 +35,9 @@ export function shapeFunction(file: string, name: string, args: readonly HostVal
   return callHostFunction(found.program, found.name, args);
 }
 
-/** A function that holds one `f32x4.relaxed_madd`. */
-const relaxedModule = Uint8Array.of(
-  ...[0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00],
-  ...[0x01, 0x04, 0x01, 0x60, 0x00, 0x00],
-  ...[0x03, 0x02, 0x01, 0x00],
-  ...[0x0a, 0x10, 0x01, 0x0e, 0x01, 0x01, 0x7b, 0x20, 0x00, 0x20, 0x00, 0x20, 0x00, 0xfd, 0x85, 0x02, 0x1a, 0x0b],
-);
-
 /** Which kernels this engine runs: the relaxed variant where it can. */
 export function variant(): "relaxed" | "plain" {
-  return WebAssembly.validate(relaxedModule) ? "relaxed" : "plain";
+  return WebAssembly.validate(relaxedProbe()) ? "relaxed" : "plain";
 }
 
 /** Around the value each parameter is made with, so that biases and scales count in the comparison too. */

@@ -63,7 +63,7 @@ function installed(name: PeerName): boolean {
 }
 
 /** A model on a peer, ready to run. */
-export interface PeerModel extends AsyncDisposable {
+interface PeerModel extends AsyncDisposable {
   readonly name: string;
   run(inputs: Readonly<Record<string, { readonly dims: readonly number[]; readonly data: Float32Array }>>): Promise<Float32Array>;
 }

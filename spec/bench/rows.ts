@@ -5,7 +5,7 @@ import type { Spread } from "./measure.ts";
 export interface Row {
   readonly name: string;
   readonly threads: number;
-  /** Median, in `unit`; lower is better for every unit. null when it could not be measured: see `notRun`. */
+  /** Median, in `unit`; lower is better for every unit. null when the bench failed: see `notRun`. */
   readonly ours: number | null;
   /** The same of the peer, or the limit that ours should stay under. */
   readonly peer: number | null;
@@ -20,7 +20,7 @@ export interface Row {
   readonly goal?: number;
   /** How far the results of the two were apart. */
   readonly difference?: string;
-  /** Why there is no ratio. */
+  /** Why there is no ratio: the bench failed, or its peer was not there. */
   readonly notRun?: string;
   readonly note?: string;
   /** e.g. "Node 20.20.2" */
@@ -31,6 +31,11 @@ export interface Row {
 export interface Engine {
   readonly engine: string;
   readonly rows: readonly Row[];
+}
+
+/** The row of a bench that gave none, so that it is missed neither in the table nor in the data. */
+export function failedRow(name: string, threads: number, engine: string, failure: string): Row {
+  return { name, threads, ours: null, peer: null, peerName: "–", ratio: null, unit: "ms", rounds: 0, notRun: failure, engine };
 }
 
 /** Three significant digits, and a larger unit where that reads better. */
@@ -68,7 +73,7 @@ function lines(rows: readonly Row[]): string[] {
     `${quantity(row.peer, row.unit)} ${row.peerName}`,
     row.ratio === null ? "–" : `${row.ratio.toFixed(2)}×`,
     row.spread === undefined ? "" : range(row.spread.ratio),
-    row.goal === undefined ? "" : `${row.goal.toFixed(2)}${row.ratio !== null && row.ratio < row.goal ? " below" : ""}`,
+    row.goal === undefined ? "" : `${row.goal.toFixed(2)}${row.ratio !== null && !(row.ratio >= row.goal) ? " below" : ""}`,
     [row.notRun === undefined ? "" : `not run: ${row.notRun}`, row.note ?? ""].filter((text) => text !== "").join("; "),
   ]);
   const all = [head, ...body];

@@ -114,13 +114,15 @@ export function limited(
 ): Row {
   const mine = spread(row.ours);
   const peer = { median: row.limit, lower: row.limit, upper: row.limit };
+  const ratio = row.limit / mine.median;
+  if (!(ratio > 0 && ratio < Infinity)) throw new Error(`${row.name}: ${mine.median} was measured, and the limit is ${row.limit}`);
   return {
     name: row.name,
     threads: context.threads,
     ours: mine.median,
     peer: row.limit,
     peerName: row.limitName,
-    ratio: row.limit / mine.median,
+    ratio,
     unit: row.unit,
     rounds: row.ours.length,
     goal: 1,

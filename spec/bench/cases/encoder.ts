@@ -1,12 +1,11 @@
 // Matrix multiplies and one ViT-L layer, against both builds of ONNX Runtime.
 
-import { layerModel } from "../models.ts";
+import { layerModel, matmulModel, type Weights } from "../models.ts";
 import type { OnnxGraph } from "../onnx.ts";
 import { compileBench, f32, openSession, outputOf, randomWeights, variant, type Config } from "../ours.ts";
 import { onnxPeers, openOnnx, type PeerName } from "../peers.ts";
 import { normals } from "../random.ts";
 import type { Row } from "../rows.ts";
-import { matmulModel, type Weights } from "../models.ts";
 import { effort, versus, type Context, type Peer } from "../versus.ts";
 import type { Case } from "./case.ts";
 

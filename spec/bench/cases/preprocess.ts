@@ -1,7 +1,8 @@
 // A photo to the pictures of the `paper` policy: ours resizes as Pillow does, normalises and cuts into patches; sharp
 // resizes the same regions to the same sizes (kernel "cubic") and gives raw pixels.
 
-import { paperPictures, type Picture } from "../layout.ts";
+import type { LayoutPicture } from "../../../compiler/cli/layout.ts";
+import { paperPictures } from "../layout.ts";
 import { compileBench, openSession, outputOf, u8, variant } from "../ours.ts";
 import { photo } from "../random.ts";
 import { effort, versus, type Context, type Opened } from "../versus.ts";
@@ -44,9 +45,9 @@ function preprocess(channels: 3 | 4): Case {
 }
 
 /** Two threads can share each picture, or take pictures in turn: whichever is faster here stands for sharp. */
-async function openSharp(pixels: Uint8Array, channels: 3 | 4, pictures: readonly Picture[], threads: number): Promise<Opened> {
+async function openSharp(pixels: Uint8Array, channels: 3 | 4, pictures: readonly LayoutPicture[], threads: number): Promise<Opened> {
   const { default: sharp } = await import("sharp");
-  const resized = ({ box: [x0, y0, x1, y1], px }: Picture): Promise<Uint8Array> =>
+  const resized = ({ box: [x0, y0, x1, y1], px }: LayoutPicture): Promise<Uint8Array> =>
     sharp(pixels, { raw: { width, height, channels } })
       .extract({ left: x0, top: y0, width: x1 - x0, height: y1 - y0 })
       .resize(px[0], px[1], { kernel: "cubic", fit: "fill" })
@@ -90,7 +91,7 @@ async function best(run: () => Promise<unknown>): Promise<number> {
 }
 
 /** What the graph makes of the pictures: patches in raster order, each (channel, y, x), normalised. */
-function normalised(resized: readonly Uint8Array[], pictures: readonly Picture[], channels: number): Float32Array {
+function normalised(resized: readonly Uint8Array[], pictures: readonly LayoutPicture[], channels: number): Float32Array {
   const out = new Float32Array(pictures.reduce((n, { patches }) => n + patches[0] * patches[1], 0) * 3 * patch * patch);
   let at = 0;
   pictures.forEach(({ patches: [columns, rows], px }, p) => {

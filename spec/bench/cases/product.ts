@@ -78,7 +78,9 @@ export const bundleSize: Case = {
       write: false,
       logLevel: "silent",
     });
-    const bytes = gzipSync(bundle.outputFiles[0]?.contents ?? new Uint8Array()).byteLength;
+    const [file] = bundle.outputFiles;
+    if (file === undefined) throw new Error("the bundle has no file");
+    const bytes = gzipSync(file.contents).byteLength;
     return [limited(context, { name: bundleName, ours: [bytes], limit: 60_000, limitName: "limit", unit: "bytes" })];
   },
 };
