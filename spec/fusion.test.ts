@@ -15,7 +15,7 @@ import { dimEval, dimParse } from "../compiler/ir/dim.ts";
 import type { Graph } from "../compiler/ir/graph/types.ts";
 import { bindPlan } from "../compiler/ir/plan/bind.ts";
 import type { Step } from "../compiler/ir/plan/types.ts";
-import { parametric } from "../compiler/passes/merge-projections.ts";
+import { parametric } from "../compiler/passes/parametric.ts";
 
 type Dispatch = Extract<Step, { k: "dispatch" }>;
 

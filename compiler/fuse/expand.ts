@@ -69,7 +69,7 @@ export function bufferOf(values: Values, value: ValueId): ValueId {
 }
 
 /** The name under which expressions load a value, before buffers are numbered. */
-export const loadName = (value: ValueId): string => `%${value}`;
+const loadName = (value: ValueId): string => `%${value}`;
 
 export function nodeOf(values: Values, value: ValueId): GraphNode {
   const node = values.nodes.get(value);

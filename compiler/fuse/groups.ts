@@ -5,7 +5,7 @@
 import type { Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
 import { locText } from "../ir/loc.ts";
 import { opOf } from "../../ops/index.ts";
-import { parametric } from "../passes/merge-projections.ts";
+import { parametric } from "../passes/parametric.ts";
 import { bufferOf, inPlaceWrites, isSplat, nodeOf, type Values } from "./expand.ts";
 import { emptyGroup, hasFold, mayJoin, rowsWith, type Group } from "./legality.ts";
 

@@ -272,7 +272,7 @@ function planKernels(dispatches: readonly Dispatch[]): readonly PlanKernel[] {
 const spanText = (s: Span): string => `${s.file}:${s.line}:${s.column}`;
 
 /** Innermost place first, then the calls around it. */
-export function chainText(loc: Loc): string {
+function chainText(loc: Loc): string {
   return loc.map(spanText).join(" < ");
 }
 

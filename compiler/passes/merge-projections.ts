@@ -3,9 +3,10 @@
 // parameters are prepared.
 //   x·Aᵀ + a, x·Bᵀ + b  ->  y = x·[A; B]ᵀ + [a; b], y[:, :m], y[:, m:]
 
-import { dim, dimAdd, dimConstant, type Dim } from "../ir/dim.ts";
+import { dim, dimAdd, type Dim } from "../ir/dim.ts";
 import { nodesById, type GraphBuilder } from "../ir/graph/build.ts";
-import type { AttrValue, Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
+import type { Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
+import { parametric } from "./parametric.ts";
 import { keepOp, rewrite, usersOf, type Example, type Pass } from "./rewrite.ts";
 
 interface Member {
@@ -51,23 +52,6 @@ function findGroups(graph: Graph): readonly (readonly Member[])[] {
     byOperand.set(key, [...(byOperand.get(key) ?? []), member]);
   }
   return [...byOperand.values()].filter((g) => g.length > 1);
-}
-
-/** Values that depend on parameters and constants alone, at sizes that are known: the same for every run. */
-export function parametric(graph: Graph): ReadonlySet<ValueId> {
-  const fixed = new Set<ValueId>();
-  for (const n of graph.nodes) {
-    if (n.type.shape.some((d) => dimConstant(d) === undefined)) continue;
-    if (n.kind === "param" || n.kind === "constant") fixed.add(n.id);
-    else if (n.kind === "op" && n.operands.every((o) => fixed.has(o)) && !Object.values(n.attrs).some(isSymbolic)) fixed.add(n.id);
-  }
-  return fixed;
-}
-
-function isSymbolic(value: AttrValue): boolean {
-  if (typeof value !== "object") return false;
-  const dims = "monomials" in value ? [value] : value.filter((v): v is Dim => typeof v === "object");
-  return dims.some((d) => dimConstant(d) === undefined);
 }
 
 function biasOf(add: OpNode, matmul: ValueId, nodes: ReadonlyMap<ValueId, GraphNode>, fixed: ReadonlySet<ValueId>): ValueId | undefined {
