@@ -1,8 +1,9 @@
 // Unary and binary operations: one instruction where WebAssembly has it, otherwise the few that give Imp IR's
 // meaning (integer division by zero, floor remainders, shifts by vectors, functions of the library).
 
+import { typeOfImp } from "../../ir/imp/build.ts";
 import type { ImpBinary, ImpExpr, ImpType, ImpUnary } from "../../ir/imp/types.ts";
-import { expand, isExpanded, typeOf } from "./math.ts";
+import { expand, isExpanded } from "./math.ts";
 import { op, simd } from "./opcodes.ts";
 import type { Renderer } from "./render.ts";
 import { i32 } from "./encoder.ts";
@@ -28,7 +29,7 @@ const vectorUnary: Partial<Readonly<Record<ImpUnary, number>>> = {
 
 export function renderUnary(e: Extract<ImpExpr, { k: "unary" }>, r: Renderer): void {
   const { code } = r;
-  const type = typeOf(e.a);
+  const type = typeOfImp(e.a);
   if (e.op === "not") {
     r.expr(e.a);
     if (type === "i32x4") code.simd(simd.v128_not);
@@ -172,7 +173,7 @@ const shifts: Table = { shl: simd.i32x4_shl, shr: simd.i32x4_shr_s, shru: simd.i
 
 export function renderBinary(e: Extract<ImpExpr, { k: "binary" }>, r: Renderer): void {
   const { code } = r;
-  const type = typeOf(e.a);
+  const type = typeOfImp(e.a);
   const table = type === "f32" ? f32Ops : type === "f32x4" ? f32x4Ops : type === "i32x4" ? i32x4Ops : i32Ops;
   const direct = table[e.op];
   if (direct !== undefined) {

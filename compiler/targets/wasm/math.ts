@@ -2,7 +2,8 @@
 // says its range reduction and source of coefficients. NaN, infinities, signed zeros and denormals follow the
 // float64 function rounded to f32; errors are at most 4 units in the last place (spec/conformance).
 
-import type { ImpBinary, ImpExpr, ImpType, ImpUnary } from "../../ir/imp/types.ts";
+import { typeOfImp } from "../../ir/imp/build.ts";
+import type { ImpBinary, ImpExpr, ImpUnary } from "../../ir/imp/types.ts";
 
 interface Expansion {
   /** Evaluated in order; each may use those before it. */
@@ -14,10 +15,6 @@ interface Expansion {
 type Expanded = Extract<ImpUnary, "exp" | "log" | "tanh" | "erf" | "rsqrt" | "sign">;
 
 type Float = "f32" | "f32x4";
-
-export function typeOf(e: ImpExpr): ImpType {
-  return e.k === "dim" ? "i32" : e.type;
-}
 
 /** Builds expressions over one float type and its integer twin. */
 class Builder {
@@ -35,13 +32,13 @@ class Builder {
   keep(value: ImpExpr): ImpExpr {
     const name = this.fresh();
     this.lets.push({ name, value });
-    return { k: "var", name, type: typeOf(value) };
+    return { k: "var", name, type: typeOfImp(value) };
   }
 
   f = (value: number): ImpExpr => ({ k: "const", type: this.float, value });
   i = (value: number): ImpExpr => ({ k: "const", type: this.integer, value });
   private both(op: ImpBinary, a: ImpExpr, b: ImpExpr): ImpExpr {
-    return { k: "binary", op, a, b, type: typeOf(a) };
+    return { k: "binary", op, a, b, type: typeOfImp(a) };
   }
   add = (a: ImpExpr, b: ImpExpr): ImpExpr => this.both("add", a, b);
   sub = (a: ImpExpr, b: ImpExpr): ImpExpr => this.both("sub", a, b);
@@ -52,7 +49,7 @@ class Builder {
   un = (op: ImpUnary, a: ImpExpr): ImpExpr => ({ k: "unary", op, a, type: this.float });
   less = (a: ImpExpr, b: ImpExpr): ImpExpr => ({ k: "binary", op: "lt", a, b, type: this.float === "f32" ? "bool" : "i32x4" });
   same = (a: ImpExpr, b: ImpExpr): ImpExpr => ({ k: "binary", op: "eq", a, b, type: this.float === "f32" ? "bool" : "i32x4" });
-  choose = (cond: ImpExpr, a: ImpExpr, b: ImpExpr): ImpExpr => ({ k: "select", cond, a, b, type: typeOf(a) });
+  choose = (cond: ImpExpr, a: ImpExpr, b: ImpExpr): ImpExpr => ({ k: "select", cond, a, b, type: typeOfImp(a) });
   toInt = (a: ImpExpr): ImpExpr => ({ k: "convert", a, type: this.integer });
   toFloat = (a: ImpExpr): ImpExpr => ({ k: "convert", a, type: this.float });
   asInt = (a: ImpExpr): ImpExpr => ({ k: "bitcast", a, type: this.integer });

@@ -3,12 +3,13 @@
 // locals are reused when their scope ends. Does not optimise: what the Imp says is what is executed.
 
 import { bytesOf, type DType } from "../../ir/dtype.ts";
+import { isVector, typeOfImp } from "../../ir/imp/build.ts";
 import type { ImpExpr, ImpFunction, ImpStmt, ImpType } from "../../ir/imp/types.ts";
 import { Code, encodeModule, f32, i32, v128, type ValueType, type WasmFunction } from "./encoder.ts";
 import { renderBinary, renderUnary } from "./arithmetic.ts";
 import { libraryFunction, type LibraryName } from "./library.ts";
-import { typeOf } from "./math.ts";
-import { bf16FromF32, f16FromF32, f32FromBf16, f32FromF16, type Keeper } from "./narrow.ts";
+import { renderLoad, renderStore } from "./memory.ts";
+import type { Keeper } from "./narrow.ts";
 import { op, saturating, simd } from "./opcodes.ts";
 import { dimRender } from "./sizes.ts";
 
@@ -39,12 +40,8 @@ export function renderWasm(fns: readonly ImpFunction[], options: RenderOptions):
   return encodeModule([...functions, ...internal], options.shared);
 }
 
-export function valueType(type: ImpType): ValueType {
+function valueType(type: ImpType): ValueType {
   return type === "f32" ? f32 : type === "f32x4" || type === "i32x4" ? v128 : i32;
-}
-
-export function isVector(type: ImpType): type is "f32x4" | "i32x4" {
-  return type === "f32x4" || type === "i32x4";
 }
 
 interface Variable {
@@ -160,10 +157,10 @@ export class Renderer implements Keeper {
         code.set(this.variable(s.name).local);
         return undefined;
       case "store":
-        this.store(s.ptr, s.offset, s.value, 4);
+        renderStore(s.ptr, s.offset, s.value, 4, this);
         return undefined;
       case "storeLanes":
-        this.store(s.ptr, s.offset, s.value, s.count);
+        renderStore(s.ptr, s.offset, s.value, s.count, this);
         return undefined;
       case "for":
         this.loop(s);
@@ -242,20 +239,26 @@ export class Renderer implements Keeper {
 
   /** Stores a value in a variable and gives the variable. */
   keep(value: ImpExpr): ImpExpr {
-    const type = typeOf(value);
     this.expr(value);
+    return this.kept(typeOfImp(value));
+  }
+
+  /** Stores what is on the stack in a variable and gives the variable. */
+  kept(type: ImpType): ImpExpr {
     const name = this.fresh();
-    const local = this.temporary(type);
-    this.code.set(local);
-    this.scope.set(name, { local, type });
+    this.take(name, type);
     return { k: "var", name, type };
   }
 
   fresh = (): string => `$${++this.temporaries}`;
 
   define(name: string, value: ImpExpr): void {
-    const type = typeOf(value);
     this.expr(value);
+    this.take(name, typeOfImp(value));
+  }
+
+  /** Stores what is on the stack under this name, until the statement ends. */
+  private take(name: string, type: ImpType): void {
     const local = this.temporary(type);
     this.code.set(local);
     this.scope.set(name, { local, type });
@@ -270,128 +273,11 @@ export class Renderer implements Keeper {
   }
 
   dtypeOf(ptr: ImpExpr): DType {
-    const type = typeOf(ptr);
+    const type = typeOfImp(ptr);
     const name = type.startsWith("ptr:") ? type.slice(4) : "";
     const found = this.dtypes.get(name);
     if (found === undefined) throw new RenderError(`${this.fn.name}: ${type} is not a pointer to a buffer`);
     return found;
-  }
-
-  /** Leaves an address on the stack and returns the constant bytes to add to it. */
-  private address(ptr: ImpExpr, offset: number): number {
-    const size = bytesOf(this.dtypeOf(ptr));
-    let bytes = offset * size;
-    let at = ptr;
-    // Constant distances become the instruction's offset.
-    for (;;) {
-      if (at.k === "advance" && at.elements.k === "const" && typeof at.elements.value === "number") {
-        bytes += at.elements.value * size;
-        at = at.ptr;
-      } else if (
-        at.k === "at" &&
-        at.index.k === "binary" &&
-        at.index.op === "add" &&
-        at.index.b.k === "const" &&
-        typeof at.index.b.value === "number"
-      ) {
-        bytes += at.index.b.value * size;
-        at = { ...at, index: at.index.a };
-      } else break;
-    }
-    this.expr(at);
-    if (bytes >= 0) return bytes;
-    this.code.i32(bytes).op(op.i32_add);
-    return 0;
-  }
-
-  private load(e: Extract<ImpExpr, { k: "load" | "loadSplat" }>): void {
-    const { code } = this;
-    const dtype = this.dtypeOf(e.ptr);
-    if (e.k === "loadSplat" && (dtype === "f32" || dtype === "i32")) {
-      const offset = this.address(e.ptr, e.offset);
-      code.simdMemory(simd.v128_load32_splat, 2, offset);
-      return;
-    }
-    if (e.k === "loadSplat") {
-      this.load({ k: "load", ptr: e.ptr, offset: e.offset, type: e.type === "f32x4" ? "f32" : "i32" });
-      code.simd(e.type === "f32x4" ? simd.f32x4_splat : simd.i32x4_splat);
-      return;
-    }
-    const vector = isVector(e.type);
-    const offset = this.address(e.ptr, e.offset);
-    switch (dtype) {
-      case "f32":
-      case "i32":
-        if (vector) code.simdMemory(simd.v128_load, 2, offset);
-        else code.memory(dtype === "f32" ? op.f32_load : op.i32_load, 2, offset);
-        return;
-      case "u8":
-      case "bool":
-      case "i8": {
-        const signed = dtype === "i8";
-        if (vector) {
-          code.simdMemory(simd.v128_load32_zero, 0, offset);
-          code
-            .simd(signed ? simd.i16x8_extend_low_i8x16_s : simd.i16x8_extend_low_i8x16_u)
-            .simd(signed ? simd.i32x4_extend_low_i16x8_s : simd.i32x4_extend_low_i16x8_u);
-        } else code.memory(signed ? op.i32_load8_s : op.i32_load8_u, 0, offset);
-        return;
-      }
-      case "f16":
-      case "bf16": {
-        const type = vector ? "i32x4" : "i32";
-        const name = this.fresh();
-        const local = this.temporary(type);
-        if (vector) code.simdMemory(simd.v128_load16x4_u, 0, offset);
-        else code.memory(op.i32_load16_u, 0, offset);
-        code.set(local);
-        this.scope.set(name, { local, type });
-        const bits: ImpExpr = { k: "var", name, type };
-        this.expr(dtype === "f16" ? f32FromF16(bits, type, this) : f32FromBf16(bits, type));
-        return;
-      }
-      default:
-        dtype satisfies never;
-    }
-  }
-
-  /** The first `count` lanes of a vector, or a scalar. */
-  private store(ptr: ImpExpr, at: number, value: ImpExpr, count: number): void {
-    const { code } = this;
-    const dtype = this.dtypeOf(ptr);
-    const type = typeOf(value);
-    const vector = isVector(type);
-    let bits = value;
-    if (dtype === "f16" || dtype === "bf16") bits = (dtype === "f16" ? f16FromF32 : bf16FromF32)(value, vector ? "i32x4" : "i32", this);
-    // The lowest bit of a mask; a scalar bool is 0 or 1 already.
-    if (dtype === "bool" && vector) bits = { k: "binary", op: "bitand", a: value, b: { k: "const", type: "i32x4", value: 1 }, type };
-    const size = bytesOf(dtype);
-    if (!vector) {
-      const offset = this.address(ptr, at);
-      this.expr(bits);
-      code.memory(
-        dtype === "f32" ? op.f32_store : dtype === "i32" ? op.i32_store : size === 1 ? op.i32_store8 : op.i32_store16,
-        size === 4 ? 2 : 0,
-        offset,
-      );
-      return;
-    }
-    if (size === 4 && count === 4) {
-      const offset = this.address(ptr, at);
-      this.expr(bits);
-      code.simdMemory(simd.v128_store, 2, offset);
-      return;
-    }
-    const local = this.temporary(type);
-    this.expr(bits);
-    code.set(local);
-    // The low bytes of each lane, lane by lane: narrow stores wrap as scalar ones do.
-    for (let lane = 0; lane < count; lane++) {
-      const offset = this.address(ptr, at + lane);
-      code.get(local);
-      code.simdMemory(size === 4 ? simd.v128_store32_lane : size === 2 ? simd.v128_store16_lane : simd.v128_store8_lane, 0, offset);
-      code.bytes.byte(lane * (size === 4 ? 1 : size === 2 ? 2 : 4));
-    }
   }
 
   /** Leaves the value on the stack. */
@@ -425,7 +311,7 @@ export class Renderer implements Keeper {
         return;
       case "load":
       case "loadSplat":
-        this.load(e);
+        renderLoad(e, this);
         return;
       case "unary":
         renderUnary(e, this);
@@ -466,8 +352,8 @@ export class Renderer implements Keeper {
         return;
       case "bitcast":
         this.expr(e.a);
-        if (e.type === "f32" && typeOf(e.a) !== "f32") code.op(op.f32_reinterpret_i32);
-        else if (e.type === "i32" && typeOf(e.a) === "f32") code.op(op.i32_reinterpret_f32);
+        if (e.type === "f32" && typeOfImp(e.a) !== "f32") code.op(op.f32_reinterpret_i32);
+        else if (e.type === "i32" && typeOfImp(e.a) === "f32") code.op(op.i32_reinterpret_f32);
         return;
       case "splat":
         this.expr(e.a);
@@ -532,7 +418,7 @@ export class Renderer implements Keeper {
 
   private select(e: Extract<ImpExpr, { k: "select" }>): void {
     const { code } = this;
-    if (isVector(typeOf(e.cond))) {
+    if (isVector(typeOfImp(e.cond))) {
       this.expr(e.a);
       this.expr(e.b);
       this.expr(e.cond);
@@ -560,7 +446,7 @@ export class Renderer implements Keeper {
 
   private convert(e: Extract<ImpExpr, { k: "convert" }>): void {
     const { code } = this;
-    const from = typeOf(e.a);
+    const from = typeOfImp(e.a);
     this.expr(e.a);
     if (from === e.type) return;
     if (e.type === "f32x4") code.simd(simd.f32x4_convert_i32x4_s);
