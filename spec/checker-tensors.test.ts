@@ -58,6 +58,8 @@ graph g(u: f32[P, 3], v: f32[Q, 3]) -> out: f32[P, 3] {
       notes: ["y: f32[N, 4]", "f32[N, 3]"],
     });
     refused("graph g(x: f32[N]) -> y: f32[N] {\n  let h: f32[4] = x\n  x\n}", { code: "UHD0305", at: "x", notes: ["f32[4]"] });
+    // Where two sizes come from is told, also where one of them stands twice.
+    refused("graph g(x: f32[N, N, M]) -> y: f32[3, 3, 4] { x }", { code: "UHD0305", at: "x", notes: ["N", "M"] });
     refused("graph g(x: f32[3]) -> y: f32[3] {\n  state s: f32[4]\n  s = x\n  x\n}", {
       code: "UHD0305",
       at: "x",

@@ -9,7 +9,7 @@ import { lexer } from "../compiler/syntax/tokens.ts";
 export type MutationKind = "dimension" | "swap" | "misspelling" | "deletion";
 
 /** The type of an input of a graph, of a parameter of the checkpoint, of a state, of a table, any other declared type, or a reshape. */
-export type SizePlace = "input" | "param" | "state" | "table" | "declared" | "reshape";
+type SizePlace = "input" | "param" | "state" | "table" | "declared" | "reshape";
 
 export interface Mutation {
   readonly kind: MutationKind;

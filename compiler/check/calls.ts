@@ -2,6 +2,7 @@
 // ragged.ts and modules.ts.
 
 import { closest } from "../diagnostics/index.ts";
+import { isDType } from "../ir/dtype.ts";
 import type { Span } from "../ir/loc.ts";
 import { hostBuiltins } from "../ir/plan/host-builtins.ts";
 import type { Expr } from "../syntax/ast.ts";
@@ -105,9 +106,7 @@ function builtinNames(scope: Scope): readonly string[] {
 
 const builtinList: readonly string[] = Object.keys(hostBuiltins);
 
-const dtypeNames = new Set(["f32", "f16", "bf16", "u8", "i8", "i32", "bool"]);
-
 /** `f32` among the arguments of an operation is the element type's name. */
 function dtypeName(e: Expr, inOp: boolean): Value | undefined {
-  return inOp && e.kind === "name" && dtypeNames.has(e.name) ? knownValue(string, e.name) : undefined;
+  return inOp && e.kind === "name" && isDType(e.name) ? knownValue(string, e.name) : undefined;
 }

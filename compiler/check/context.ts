@@ -1,7 +1,7 @@
 // What the parts of the checker share: values, scopes, the state of a program and of a graph under
 // construction, and the functions that call each other across files. Holds no rules of the language.
 
-import type { Block, Expr, FileAst, ForwardItem, Item, ModuleMember, TypeExpr } from "../syntax/ast.ts";
+import type { Block, Expr, FileAst, ForwardItem, Item, ModuleMember } from "../syntax/ast.ts";
 import { dimSymbol, type Dim } from "../ir/dim.ts";
 import type { GraphBuilder } from "../ir/graph/build.ts";
 import type { TensorType, ValueId } from "../ir/graph/types.ts";
@@ -255,7 +255,6 @@ export interface Cx {
   expr(e: Expr, scope: Scope): Value;
   /** The value of a block; statements take effect. */
   block(b: Block, scope: Scope): Value;
-  hostType(t: TypeExpr, unit: Unit): HostType;
   entityValue(entity: Entity, name: string, span: Span): Value;
   signature(info: FunctionInfo): { readonly params: readonly HostType[]; readonly result: HostType };
   callInstance(instance: Instance, forward: ForwardItem, args: readonly GivenArgument[], span: Span): Value;

@@ -11,7 +11,7 @@ import { knownValue, sizing } from "./constants.ts";
 import { errorValue, locationText, type Cx, type FunctionInfo, type HostVal, type Value } from "./context.ts";
 import { suggestion } from "./report.ts";
 import { applySignature, parseSignature } from "./signatures.ts";
-import { bool, errorType, fits, float, hostTypeText, int, isNumber, join, listOf, string, type HostType } from "./types.ts";
+import { bool, errorType, fits, float, hostTypeText, int, isNumber, join, string, type HostType } from "./types.ts";
 
 const operators: Readonly<Record<Exclude<BinaryOperator, "@">, HostBinary>> = {
   "+": "add",
@@ -212,8 +212,8 @@ export function indexHost(cx: Cx, of: HostVal, at: HostVal, span: Span): Value {
   return host(of.type.of, { k: "index", of: of.expr, at: at.expr });
 }
 
-/** Checks that no argument is named and gives their values; undefined when one is an error. */
-export function positional(cx: Cx, args: readonly Argument[], values: readonly HostVal[], callee: string): boolean {
+/** Whether no argument is named, which is reported, and none is an error. */
+function positional(cx: Cx, args: readonly Argument[], values: readonly HostVal[], callee: string): boolean {
   for (const a of args) {
     if (a.name !== undefined) {
       cx.report.error("UHD0106", a.name.span, `${callee} takes its arguments by place`, { expected: "no name", found: `${a.name.name}:` });
@@ -304,5 +304,3 @@ export function elementOf(cx: Cx, v: HostVal, span: Span): HostType {
   }
   return errorType;
 }
-
-export { listOf };

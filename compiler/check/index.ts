@@ -104,7 +104,6 @@ function context(report: Reporter, overrides: ReadonlyMap<string, string>): Cx {
       return value;
     },
     block: (b, scope) => block(cx, b, scope),
-    hostType: (t, unit) => hostTypeOf(cx, t, unit),
     entityValue: (entity, name, span) => entityValue(cx, entity, name, span),
     signature: (info) => signatureOf(cx, info),
     callInstance: (instance, forward, args, span) => callInstance(cx, instance, forward, args, span),
@@ -114,7 +113,10 @@ function context(report: Reporter, overrides: ReadonlyMap<string, string>): Cx {
   return cx;
 }
 
-/** Ends the check at what is too large or fails; what was found until then stays. What is too large is the program's doing; anything else that is thrown is a defect of ours, said as such. */
+/**
+ * Ends the check at what is too large or fails; what was found until then stays. What is too large is the program's
+ * doing; anything else that is thrown is a defect of ours, said as such.
+ */
 function guarded(report: Reporter, path: string, run: () => void): void {
   try {
     run();

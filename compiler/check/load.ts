@@ -18,7 +18,7 @@ export interface Loaded {
 }
 
 /** `to` as seen from the folder of `from`, without `.` and `..` where they cancel. */
-export function resolvePath(from: string, to: string): string {
+function resolvePath(from: string, to: string): string {
   if (to.startsWith("/")) return to;
   const parts = from.split("/").slice(0, -1);
   for (const p of to.split("/")) {

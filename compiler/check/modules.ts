@@ -23,8 +23,8 @@ import {
 import { hostExpr } from "./values.ts";
 import { coerce, hostTypeOf } from "./items.ts";
 import { didYouMean, suggestion } from "./report.ts";
-import { checkType, declaredType, unify, type Actual, type Formal, type TensorTypeExpr } from "./shapes.ts";
-import { graphOf, originNotes } from "./tensor.ts";
+import { checkType, declaredType, originNotes, unify, type Actual, type Formal, type TensorTypeExpr } from "./shapes.ts";
+import { graphOf } from "./tensor.ts";
 import { hostTypeText } from "./types.ts";
 
 const maximumModules = 60;

@@ -3,7 +3,7 @@
 import type { Diagnostic, Note } from "../diagnostics/index.ts";
 import type { Span } from "../ir/loc.ts";
 
-export interface Details {
+interface Details {
   readonly expected?: string | undefined;
   readonly found?: string | undefined;
   readonly notes?: readonly Note[];
@@ -21,8 +21,8 @@ function distinct(notes: readonly Note[]): readonly Note[] {
 /** After this many errors the rest would not be read. */
 const maximumErrors = 200;
 
-function keyOf(severity: string, code: string, span: Span): string {
-  return `${severity} ${code} ${span.file}:${span.start}-${span.end}`;
+function keyOf(code: string, span: Span): string {
+  return `${code} ${span.file}:${span.start}-${span.end}`;
 }
 
 export class Reporter {
@@ -35,32 +35,21 @@ export class Reporter {
   /** Where the code being checked is used, for notes of errors inside modules. */
   uses: readonly Note[] = [];
 
-  error(code: string, span: Span, message: string, details: Details = {}): void {
+  error(code: string, span: Span, message: string, d: Details = {}): void {
     if (this.#muted > 0) return;
     this.errors++;
-    this.#add("error", code, span, message, details);
-  }
-
-  warning(code: string, span: Span, message: string, details: Details = {}): void {
-    if (this.#muted === 0) this.#add("warning", code, span, message, details);
-  }
-
-  #add(severity: "error" | "warning", code: string, span: Span, message: string, d: Details): void {
-    const key = keyOf(severity, code, span);
+    const key = keyOf(code, span);
     if (this.#seen.has(key) || this.#all.length >= maximumErrors) return;
     this.#seen.add(key);
     this.#all.push({
-      severity,
+      severity: "error",
       code,
       span,
       message,
       ...(d.expected === undefined ? {} : { expected: d.expected }),
       ...(d.found === undefined ? {} : { found: d.found }),
       // Conflicts of sizes may come from any call or use around; other mistakes are where they are.
-      notes: distinct([
-        ...(d.notes ?? []),
-        ...(severity === "error" ? this.uses.slice(0, code.startsWith("UHD03") ? maximumUses : 1) : []),
-      ]),
+      notes: distinct([...(d.notes ?? []), ...this.uses.slice(0, code.startsWith("UHD03") ? maximumUses : 1)]),
       ...(d.help === undefined ? {} : { help: d.help }),
     });
   }
@@ -73,7 +62,7 @@ export class Reporter {
     }
   }
 
-  /** How many diagnostics there are, for `since` and `replace`. */
+  /** How many diagnostics there are, for `since` and `takeBack`. */
   mark(): number {
     return this.#all.length;
   }
@@ -85,7 +74,7 @@ export class Reporter {
   /** Takes back those since `mark` that `drop` names. They may be reported again. */
   takeBack(mark: number, drop: (d: Diagnostic) => boolean): void {
     const kept = this.#all.slice(mark).filter((d) => !drop(d));
-    for (const d of this.#all.slice(mark)) if (drop(d)) this.#seen.delete(keyOf(d.severity, d.code, d.span));
+    for (const d of this.#all.slice(mark)) if (drop(d)) this.#seen.delete(keyOf(d.code, d.span));
     this.#all.splice(mark, Infinity, ...kept);
   }
 

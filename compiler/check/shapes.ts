@@ -44,7 +44,7 @@ function openNames(e: Expr, scope: Scope): readonly Extract<Expr, { kind: "name"
 }
 
 /** One declared size. */
-export function declaredSize(cx: Cx, d: DimExpr, scope: Scope): Dim | undefined {
+function declaredSize(cx: Cx, d: DimExpr, scope: Scope): Dim | undefined {
   const open = openNames(d.value, scope)[0];
   if (open !== undefined) {
     const near = closest(open.name, scope.sizes());
@@ -103,14 +103,10 @@ export function checkType(
   cx.report.error(code, span, message, {
     expected: typeText(expected),
     found: typeText(found),
-    notes: [...notes, ...madeNotes(build, id), ...origins(build, differing)],
-    help: found.dtype !== expected.dtype && sizesEqual(found, expected) ? `cast(x, ${expected.dtype}) converts` : undefined,
+    notes: [...notes, ...madeNotes(build, id), ...originNotes(build, differing)],
+    help: found.dtype !== expected.dtype && shapeEqual(found.shape, expected.shape) ? `cast(x, ${expected.dtype}) converts` : undefined,
   });
   return false;
-}
-
-function sizesEqual(a: TensorType, b: TensorType): boolean {
-  return shapeEqual(a.shape, b.shape);
 }
 
 /** Where a tensor was declared or named. */
@@ -119,12 +115,14 @@ export function madeNotes(build: Build, id: ValueId | undefined): readonly { spa
   return made === undefined ? [] : [{ span: made.span, message: made.what }];
 }
 
-function origins(build: Build, dims: readonly Dim[]): readonly Note[] {
-  return dims
-    .map((d) => build.origins.get(d.text))
-    .filter((o) => o !== undefined)
-    .slice(0, 2)
-    .map((o) => ({ span: o.span, message: o.what }));
+/** Where the sizes of a conflict got their values, at most two. */
+export function originNotes(build: Build, dims: readonly Dim[]): readonly { span: Span; message: string }[] {
+  const seen = new Map<string, { span: Span; message: string }>();
+  for (const d of dims) {
+    const origin = build.origins.get(d.text);
+    if (origin !== undefined && !seen.has(d.text)) seen.set(d.text, { span: origin.span, message: origin.what });
+  }
+  return [...seen.values()].slice(0, 2);
 }
 
 export interface Actual {
@@ -169,7 +167,7 @@ export function unify(cx: Cx, build: Build, formals: readonly Formal[], actuals:
             ]),
         { span: d?.span ?? formal.span, message: `${formal.name} of ${callee} is declared here` },
         ...madeNotes(build, actual.id),
-        ...origins(
+        ...originNotes(
           build,
           actual.type.shape.filter((x) => dimConstant(x) === undefined),
         ),

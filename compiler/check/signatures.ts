@@ -11,7 +11,7 @@ type Pattern =
   | { readonly k: "tuple"; readonly items: readonly Pattern[] }
   | { readonly k: "record"; readonly fields: readonly { readonly name: string; readonly of: Pattern }[] };
 
-export interface Signature {
+interface Signature {
   readonly params: readonly Pattern[];
   /** The last parameter may repeat. */
   readonly repeats: boolean;

@@ -24,8 +24,8 @@ import { asHost, hostExpr, kindText } from "./values.ts";
 import { coerce, hostTypeOf } from "./items.ts";
 import { joinPath, useModule } from "./modules.ts";
 import { suggestion } from "./report.ts";
-import { checkType, declaredType } from "./shapes.ts";
-import { graphOf, originNotes } from "./tensor.ts";
+import { checkType, declaredType, originNotes } from "./shapes.ts";
+import { graphOf } from "./tensor.ts";
 import { elementOf } from "./host.ts";
 import { errorType, float, hostTypeText, int, type HostType } from "./types.ts";
 

@@ -9,9 +9,10 @@ import type { Span } from "../ir/loc.ts";
 import type { BinaryOperator, UnaryOperator } from "../syntax/ast.ts";
 import { opOf } from "../../ops/index.ts";
 import { OpTypeError } from "../../ops/define.ts";
+import { shapeText } from "../../ops/rules.ts";
 import { constantOf, sizeOf, undecided } from "./constants.ts";
 import { errorValue, TooLarge, type Build, type Cx, type HostVal, type TensorVal, type Value } from "./context.ts";
-import { madeNotes } from "./shapes.ts";
+import { madeNotes, originNotes } from "./shapes.ts";
 import { hostTypeText } from "./types.ts";
 
 /** Nodes one graph may have. */
@@ -39,10 +40,6 @@ const operators: Readonly<Partial<Record<BinaryOperator, string>>> = {
   and: "logical_and",
   or: "logical_or",
 };
-
-function shapeText(shape: readonly Dim[]): string {
-  return `[${shape.map((d) => d.text).join(", ")}]`;
-}
 
 export function graphOf(cx: Cx): Build {
   if (cx.build === undefined) throw new Error("tensor code outside a graph");
@@ -119,16 +116,6 @@ function dimsOf(v: AttrValue): readonly Dim[] {
   if (typeof v !== "object") return [];
   if ("monomials" in v) return [v];
   return (v as readonly (number | Dim)[]).filter((x): x is Dim => typeof x === "object");
-}
-
-/** Where the sizes of a conflict got their values, at most two. */
-export function originNotes(build: Build, dims: readonly Dim[]): readonly { span: Span; message: string }[] {
-  const seen = new Map<string, { span: Span; message: string }>();
-  for (const d of dims) {
-    const origin = build.origins.get(d.text);
-    if (origin !== undefined && !seen.has(d.text)) seen.set(d.text, { span: origin.span, message: origin.what });
-  }
-  return [...seen.values()].slice(0, 2);
 }
 
 /** A host number as a tensor of `shape`: a constant where it is known, a computed scalar otherwise. */

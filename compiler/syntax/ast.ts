@@ -3,7 +3,7 @@
 
 import type { Span } from "../ir/loc.ts";
 
-export interface Node {
+interface Node {
   readonly span: Span;
 }
 

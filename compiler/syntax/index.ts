@@ -11,7 +11,7 @@ import * as T from "./tokens.ts";
 export type { FileAst } from "./ast.ts";
 
 /** Characters of a source file beyond which it is refused. */
-export const maximumFileLength = 4_000_000;
+const maximumFileLength = 4_000_000;
 
 let shared: UhdParser | undefined;
 
@@ -63,7 +63,7 @@ function structure(tokens: readonly IToken[]): { readonly lineStarts: ReadonlySe
   return { lineStarts, tooDeep: undefined };
 }
 
-export function spanOfToken(file: string, t: IToken): Span {
+function spanOfToken(file: string, t: IToken): Span {
   return T.spanOfTokens(file, t, t);
 }
 
