@@ -235,12 +235,12 @@ describe("rows", () => {
       variant: "plain",
     };
     const missing: Row = { ...row, peer: null, ratio: null, notRun: "no package" };
-    const failed = failedRow("layer", 2, "Node 20", "the results differ");
+    const failed = failedRow("layer", 2, "Node 20", "the results\n  differ");
     const text = table([{ engine: "Node 20", rows: [row, missing, failed] }]);
     expect(text).toContain("Node 20, plain SIMD");
     expect(text).toMatch(/matmul +1 +10\.0 ms +15\.0 ms peer +1\.50× +2\.00 below/);
     expect(text).toMatch(/matmul +1 +10\.0 ms +– peer +– .*not run: no package/);
-    expect(text).toMatch(/layer +2 +– +– – +– +not run: the results differ/);
+    expect(text).toMatch(/layer +2 +– +– – +– +not run: the results; differ/);
     expect(failed).toMatchObject({ ours: null, ratio: null });
     expect(table([{ engine: "Node 20", rows: [{ ...row, ratio: NaN }] }])).toMatch(/NaN× .*2\.00 below/);
   });

@@ -74,7 +74,11 @@ function lines(rows: readonly Row[]): string[] {
     row.ratio === null ? "–" : `${row.ratio.toFixed(2)}×`,
     row.spread === undefined ? "" : range(row.spread.ratio),
     row.goal === undefined ? "" : `${row.goal.toFixed(2)}${row.ratio !== null && !(row.ratio >= row.goal) ? " below" : ""}`,
-    [row.notRun === undefined ? "" : `not run: ${row.notRun}`, row.note ?? ""].filter((text) => text !== "").join("; "),
+    [row.notRun === undefined ? "" : `not run: ${row.notRun}`, row.note ?? ""]
+      .filter((text) => text !== "")
+      .join("; ")
+      // Reasons are other programs' words and may have several lines.
+      .replaceAll(/\s*\n\s*/g, "; "),
   ]);
   const all = [head, ...body];
   const widths = head.map((_, column) => Math.max(...all.map((cells) => cells[column]?.length ?? 0)));
