@@ -1,10 +1,10 @@
 // The build: the command line and the compiler's module share chunks, so that `uhdc --help` loads nothing of the
 // compiler; the runtime is one file of its own that shares nothing with them. Declarations are made by
-// `tsc -p tsconfig.types.json`. Run it with `node esbuild.config.js [FOLDER]`, or call `buildAll(FOLDER)`.
+// `tsc -p tsconfig.types.json`. Run it with `node esbuild.config.js [FOLDER]`.
 
 import { chmod, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
 const root = path.dirname(fileURLToPath(import.meta.url));
@@ -25,7 +25,7 @@ const common = {
 };
 
 /** Writes dist's JavaScript to `outdir`, and the licences of the packages that are in it. */
-export async function buildAll(outdir) {
+async function buildAll(outdir) {
   const results = await Promise.all([
     build({ ...common, outdir, entryPoints: ["runtime/index.ts"] }),
     build({
@@ -38,8 +38,8 @@ export async function buildAll(outdir) {
       chunkNames: "compiler/chunks/[name]-[hash]",
     }),
   ]);
-  await writeFile(path.join(root, outdir, "compiler/LICENSES.txt"), await licences(results));
-  await chmod(path.join(root, outdir, "compiler/cli/uhdc.js"), 0o755);
+  await writeFile(path.resolve(root, outdir, "compiler/LICENSES.txt"), await licences(results));
+  await chmod(path.resolve(root, outdir, "compiler/cli/uhdc.js"), 0o755);
 }
 
 /** The licence of every package that a build took code from. */
@@ -56,9 +56,7 @@ async function licences(results) {
   return texts.join(`\n${"-".repeat(80)}\n\n`);
 }
 
-if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) {
-  const outdir = process.argv[2] ?? "dist";
-  // Chunks have hashes in their names: old ones would stay for ever.
-  await rm(path.join(root, outdir, "compiler/chunks"), { recursive: true, force: true });
-  await buildAll(outdir);
-}
+const outdir = process.argv[2] ?? "dist";
+// Chunks have hashes in their names: old ones would stay for ever.
+await rm(path.resolve(root, outdir, "compiler/chunks"), { recursive: true, force: true });
+await buildAll(outdir);
