@@ -17,7 +17,7 @@ export class ArtefactWriteError extends Error {
 }
 
 /** `llava_uhd` → `llavaUhd`. */
-export function camelCase(name: string): string {
+function camelCase(name: string): string {
   return name.replace(/[-_]+(\w)/g, (_, letter: string) => letter.toUpperCase());
 }
 

@@ -15,7 +15,7 @@ import { relaxedProbe } from "../compiler/targets/wasm/capabilities.ts";
 import { referenceOf } from "../ops/index.ts";
 import { Session } from "../runtime/session.ts";
 import type { Tensor } from "../runtime/tensor.ts";
-import type { Checkpoint } from "../runtime/weights/load.ts";
+import type { Checkpoint } from "../runtime/weights/checkpoint.ts";
 import { fromRuntime, toRuntime } from "./conformance/tensors.ts";
 import { image, weight } from "./generator.ts";
 
@@ -93,7 +93,7 @@ function tableTensor(node: TableNode, run: HostRun): ConcreteTensor {
 }
 
 /** Outputs and new states on the float64 evaluator. */
-export function evaluateWith(
+function evaluateWith(
   graph: Graph,
   given: { readonly inputs: Tensors; readonly params: Tensors; readonly states: Tensors; readonly integers: DimEnv },
 ): GraphResult {
@@ -108,7 +108,7 @@ export function evaluate(graph: Graph, inputs: Tensors, params: Tensors = {}): T
 }
 
 /** States as they are before the first run. */
-export function emptyStates(graph: Graph): Tensors {
+function emptyStates(graph: Graph): Tensors {
   return Object.fromEntries(
     graph.nodes.flatMap((n) => {
       if (n.kind !== "state") return [];
@@ -180,7 +180,7 @@ export async function runGraph(graph: Graph, inputs: Tensors, params: Tensors, h
 type Pair = readonly [number, number];
 
 /** spec/fixtures/llava-uhd-tiny.json, written by spec/oracle/llava_uhd_torch.py. */
-export interface TinyFixture {
+interface TinyFixture {
   readonly model: Readonly<Record<string, number>>;
   readonly cases: readonly {
     readonly policy: "paper" | "v1";
@@ -200,7 +200,7 @@ export function tinyFixture(): TinyFixture {
 }
 
 /** spec/fixtures/llava-uhd-full.json: every `stride`-th value of the sequence, and the sum of every row. */
-export interface FullFixture {
+interface FullFixture {
   readonly model: Readonly<Record<string, number>>;
   readonly stride: number;
   readonly cases: readonly (Omit<TinyFixture["cases"][number], "visual"> & { readonly samples: string; readonly rows: string })[];

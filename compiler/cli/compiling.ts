@@ -13,7 +13,7 @@ export interface CompilingOptions extends CommonOptions {
   readonly fusionGas?: number;
 }
 
-export interface CompiledFile {
+interface CompiledFile {
   /** As the checker made it, before any pass. */
   readonly graph: Graph;
   readonly compiled: Compiled;

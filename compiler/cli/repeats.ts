@@ -1,7 +1,7 @@
 // Finds what repeats in a list, so that 23 equal layers are shown once. Pure; knows nothing of kernels.
 
 /** `items` occurs `times` times in a row, first at index `at`. */
-export interface Run<T> {
+interface Run<T> {
   readonly at: number;
   readonly items: readonly T[];
   readonly times: number;
