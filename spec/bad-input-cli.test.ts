@@ -156,17 +156,26 @@ describe("a checkpoint", () => {
   test("that is missing", async () =>
     expectRefused(await runOn(photo, ["--weights", inFolder("none.safetensors")]), 1, /none\.safetensors cannot be opened/));
 
-  test("that is empty", async () => expectRefused(await weights("empty.safetensors", new Uint8Array()), 1, /empty\.safetensors/));
+  test("that is empty", async () =>
+    expectRefused(await weights("empty.safetensors", new Uint8Array()), 1, /empty\.safetensors .*: it is empty/));
 
   test.each([
-    ["overlapping offsets", file(`{"a":${entry(0, 8)},"b":${entry(4, 12)}}`), /overlap/],
-    ["negative offsets", file(`{"a":${entry(-8, 0)}}`), /offsets|negative/],
-    ["offsets beyond the file", file(`{"a":${entry(8, 1_000_000, "F32", "[249998]")}}`), /beyond|outside|offsets/],
-    ["a header of 2^63 bytes", file("{}", new Uint8Array(16), 2n ** 63n), /header/],
-    ["the same key twice", file(`{"a":${entry(0, 8)},"a":${entry(8, 16)}}`), /twice/],
-    ["an unknown dtype", file(`{"a":${entry(0, 8, "F31")}}`), /F31/],
-    ["a size that is not its shape's", file(`{"a":${entry(0, 8, "F32", "[3]")}}`), /a/],
-    ["a header that is not JSON", file("{nonsense", new Uint8Array(16)), /JSON/],
+    ["overlapping offsets", file(`{"a":${entry(0, 8)},"b":${entry(4, 12)}}`), /tensors "a" and "b" overlap/],
+    ["negative offsets", file(`{"a":${entry(-8, 0)}}`), /"a" has the offsets \[-8,0\], which are not two positions/],
+    [
+      "offsets beyond the file",
+      file(`{"a":${entry(8, 1_000_000, "F32", "[249998]")}}`),
+      /"a" ends at byte 1000000 of the data, and the file has 16/,
+    ],
+    ["a header of 2^63 bytes", file("{}", new Uint8Array(16), 2n ** 63n), /its header has 9223372036854775808 bytes, and only 18 follow/],
+    ["the same key twice", file(`{"a":${entry(0, 8)},"a":${entry(8, 16)}}`), /the key "a" twice/],
+    ["an unknown dtype", file(`{"a":${entry(0, 8, "F31")}}`), /unknown dtype "F31"/],
+    [
+      "a size that is not its shape's",
+      file(`{"a":${entry(0, 8, "F32", "[3]")}}`),
+      /"a" of F32\[3\] needs 12 bytes, and its offsets hold 8/,
+    ],
+    ["a header that is not JSON", file("{nonsense", new Uint8Array(16)), /header is not JSON/],
   ])("with %s", async (name, bytes, message) => {
     expectRefused(await weights(`${name.replaceAll(/\W+/g, "-")}.safetensors`, bytes), 1, message);
   });
@@ -231,11 +240,10 @@ describe("a program", () => {
     await expectAll(source("deep.uhd", `graph g(x: f32[N]) -> y: f32[N] { ${deep} }\n`), /nested too deeply/);
   });
 
-  test("whose shape code calls itself ten thousand deep", async () => {
+  test("whose shape code calls itself without an end in sight", async () => {
     const file = source("recursive.uhd", "fn down(n: int) -> int = if n == 0 { 0 } else { 1 + down(n - 1) }\n");
     const { code, stderr } = await uhdc(["shape", file, "down", "1000000000"]);
-    expect(stderr).not.toMatch(/internal error|\n {4}at /);
-    expect(stderr).not.toBe("");
+    expect(stderr).toMatch(/^down\(1000000000\): .*recursive\.uhd:1:\d+: down calls itself more than \d+ deep\n$/);
     expect(code).toBe(1);
   });
 
