@@ -1,5 +1,5 @@
 // Token ids against independent implementations (the fixture says how it was made), round trips, and sources that cannot
-// be used. Where UHD_SMOLLM2 names a GGUF of SmolLM2, its whole vocabulary is compared too.
+// be used. Where there is a GGUF of SmolLM2 (smollm2.ts), its whole vocabulary is compared too.
 
 import * as fc from "fast-check";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -20,6 +20,7 @@ import {
 import { openGguf } from "../runtime/weights/gguf.ts";
 import { property } from "./conformance/property.ts";
 import { arrayPair, gguf, stringPair, u32Pair } from "./gguf-writer.ts";
+import { hasSmollm2, smollm2Path } from "./smollm2.ts";
 import { allBytes, fixture, llamaMetadata, llamaPieces, type JsonShell } from "./text-support.ts";
 
 const { byteLevel, scored } = fixture;
@@ -92,14 +93,8 @@ describe("a byte-level tokenizer in GGUF metadata", () => {
   });
 
   test("agrees on the whole vocabulary of SmolLM2", async (context) => {
-    const path = process.env.UHD_SMOLLM2;
-    if (path === undefined || path === "") {
-      const reason = "UHD_SMOLLM2 names no GGUF of SmolLM2";
-      console.warn(`the whole vocabulary was not compared: ${reason}`);
-      context.skip(`not run: ${reason}`);
-      return;
-    }
-    const file = await openGguf(path);
+    if (!hasSmollm2(context, "the whole vocabulary of SmolLM2")) return;
+    const file = await openGguf(smollm2Path);
     const tokenizer = await tokenizerOfGgufFile(file);
     await file[Symbol.asyncDispose]();
     expect(tokenizer.vocabularySize).toBe(byteLevel.whole.size);
@@ -169,7 +164,9 @@ describe("a tokenizer.json", () => {
       await expect(loadTokenizer(folder)).rejects.toThrow(`${folder} has no tokenizer.json and no tokenizer.model`);
       writeFileSync(join(folder, "tokenizer.model"), Buffer.from(scored.prefixed.model, "base64"));
       writeFileSync(join(folder, "tokenizer_config.json"), JSON.stringify({ add_eos_token: true, chat_template: "{{ 1 }}" }));
-      expect((await loadTokenizer(folder)).encode("")).toEqual([1, 2]);
+      const scoredTokenizer = await loadTokenizer(folder);
+      expect(scoredTokenizer.encode("")).toEqual([1, 2]);
+      expect(scoredTokenizer.chatTemplate).toBe("{{ 1 }}");
       const { "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": merges } = byteLevel.metadata;
       writeFileSync(join(folder, "tokenizer.json"), JSON.stringify(complete(byteLevel.json, tokens, merges)));
       writeFileSync(
@@ -331,6 +328,19 @@ describe("a source that cannot be used", () => {
     await expect(tokenizerFromJson(json({}), { eos_token: 2 })).rejects.toThrow(/eos_token of its configuration is not a token/);
     await expect(tokenizerFromJson(json({}), { chat_template: 3 })).rejects.toThrow(/none of its chat templates is the default/);
     await expect(tokenizerFromJson(json({}), "x")).rejects.toThrow(TextError);
+  });
+
+  test("is a configuration without a default template beside a SentencePiece model", async () => {
+    const model = Buffer.from(scored.prefixed.model, "base64");
+    const templates = [
+      { name: "tool_use", template: "t" },
+      { name: "default", template: "d" },
+    ];
+    expect((await tokenizerFromSentencePiece(model, { chat_template: templates })).chatTemplate).toBe("d");
+    expect((await tokenizerFromSentencePiece(model, {})).chatTemplate).toBeUndefined();
+    await expect(tokenizerFromSentencePiece(model, { chat_template: templates.slice(0, 1) })).rejects.toThrow(
+      new TextError("tokenizer.model: none of its chat templates is the default"),
+    );
   });
 
   test("is a SentencePiece model that ends too soon or is none", async () => {

@@ -122,11 +122,12 @@ export function fromTokenizerJson(json: unknown, config: unknown, name = "tokeni
     unk,
     pad: named("pad_token") ?? unk,
     ends: eos === undefined ? [] : [eos],
-    chatTemplate: templateOf(config?.chat_template, fail),
+    chatTemplate: chatTemplateOf(config?.chat_template, fail),
   };
 }
 
-type Fail = (what: string) => never;
+/** Throws TextError that names the source. */
+export type Fail = (what: string) => never;
 
 function bpeModel(json: Readonly<Record<string, unknown>>, fail: Fail): BpeModel {
   const { type, vocab, merges, unk_token: unk, dropout } = json;
@@ -139,7 +140,7 @@ function bpeModel(json: Readonly<Record<string, unknown>>, fail: Fail): BpeModel
   }
   const model: BpeModel = {
     vocab: vocab as Readonly<Record<string, number>>,
-    merges: merges.map((merge: unknown) => mergePair(merge) ?? fail(`${JSON.stringify(merge)} is not a merge of two tokens`)),
+    merges: mergesOf(merges, fail),
     unkToken: typeof unk === "string" ? unk : undefined,
     fuseUnk: json.fuse_unk === true,
     byteFallback: json.byte_fallback === true,
@@ -149,12 +150,15 @@ function bpeModel(json: Readonly<Record<string, unknown>>, fail: Fail): BpeModel
   return model;
 }
 
-function mergePair(merge: unknown): readonly [string, string] | undefined {
-  const pair: readonly unknown[] = typeof merge === "string" ? merge.split(" ") : Array.isArray(merge) ? merge : [];
-  const [left, right] = pair;
-  return pair.length === 2 && typeof left === "string" && typeof right === "string" && left !== "" && right !== ""
-    ? [left, right]
-    : undefined;
+/** Each merge is two tokens in a list, or in a string with a space between them. */
+export function mergesOf(merges: readonly unknown[], fail: Fail): BpeModel["merges"] {
+  return merges.map((merge) => {
+    const pair: readonly unknown[] = typeof merge === "string" ? merge.split(" ") : Array.isArray(merge) ? merge : [];
+    const [left, right] = pair;
+    return pair.length === 2 && typeof left === "string" && typeof right === "string" && left !== "" && right !== ""
+      ? [left, right]
+      : fail(`${JSON.stringify(merge)} is not a merge of two tokens`);
+  });
 }
 
 /** Ids are integers in range, each of one token, and merges are of tokens to tokens. */
@@ -201,7 +205,7 @@ function optionalPart(value: unknown, key: string, fail: Fail): JsonPart | undef
   return isPart(value) ? value : fail(`its ${key} has no type`);
 }
 
-export function isPart(value: unknown): value is JsonPart {
+function isPart(value: unknown): value is JsonPart {
   return isRecord(value) && typeof value.type === "string";
 }
 
@@ -252,7 +256,7 @@ function templateIds(item: unknown, table: unknown, fail: Fail): readonly number
 }
 
 /** One template, or the one named "default" of several. */
-function templateOf(template: unknown, fail: Fail): string | undefined {
+export function chatTemplateOf(template: unknown, fail: Fail): string | undefined {
   if (template === undefined || template === null) return undefined;
   if (typeof template === "string") return template;
   const named = Array.isArray(template) ? (template as readonly unknown[]).find((t) => isRecord(t) && t.name === "default") : undefined;

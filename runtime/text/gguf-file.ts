@@ -1,6 +1,6 @@
 // The tokenizer of a GGUF file that is open: its vocabulary is read from the file only here.
 
-import { readGgufArray, type GgufFile } from "../weights/gguf.ts";
+import { isGgufArray, readGgufArray, type GgufFile } from "../weights/gguf.ts";
 import { ggufTokenizerArrays } from "./gguf.ts";
 import { tokenizerFromGguf, type Tokenizer, type TokenizerOptions } from "./tokenizer.ts";
 
@@ -9,7 +9,7 @@ export async function tokenizerOfGgufFile(file: Pick<GgufFile, "source" | "metad
   const metadata = new Map<string, unknown>(file.metadata);
   for (const key of ggufTokenizerArrays) {
     const value = file.metadata.get(key);
-    if (typeof value === "object") metadata.set(key, await readGgufArray(file, value));
+    if (isGgufArray(value)) metadata.set(key, await readGgufArray(file, value));
   }
   return tokenizerFromGguf(metadata, options);
 }

@@ -2,7 +2,7 @@
 // known here. Two kinds are read, "gpt2" (byte-level pairs with merges) and "llama" (SentencePiece pairs with scores).
 
 import { TextError } from "../errors.ts";
-import { byteCharacters, checkModel, isId, sequence, splitOn, wordPattern, type Definition } from "./definition.ts";
+import { byteCharacters, checkModel, isId, mergesOf, sequence, splitOn, wordPattern, type Definition } from "./definition.ts";
 import { addedTokens, pieceType, scoredModel, scoredParts, type Piece } from "./scored.ts";
 
 /** Keys and values; arrays are arrays (typed ones too), integers may be bigints. */
@@ -62,10 +62,7 @@ function byteLevel(values: Values, tokens: readonly string[], types: readonly nu
     return fail(`the pre-tokenizer ${JSON.stringify(pre)} is not known; known are ${Object.keys(preTokenizers).join(", ")}`);
   const model = {
     vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
-    merges: values.strings("merges").map((merge): readonly [string, string] => {
-      const [left, right, ...more] = merge.split(" ");
-      return left && right && more.length === 0 ? [left, right] : fail(`${JSON.stringify(merge)} is not a merge of two tokens`);
-    }),
+    merges: mergesOf(values.strings("merges"), fail),
     ...{ unkToken: undefined, fuseUnk: false, byteFallback: false },
     ignoreMerges: ignoresMerges.has(pre),
   };

@@ -6,7 +6,7 @@
 //   Ranks are all different, so among two ways to make the same piece the rank decides, where SentencePiece takes the one
 //   further left. Among cuts of one piece the order is that of transformers' conversion, by the ids of the two parts.
 
-import { checkModel, sequence, type AddedToken, type BpeModel, type Definition, type JsonPart } from "./definition.ts";
+import { checkModel, sequence, type AddedToken, type BpeModel, type Definition, type Fail, type JsonPart } from "./definition.ts";
 
 /** SentencePiece's kinds of pieces, which are also those of GGUF. */
 export const pieceType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
@@ -22,7 +22,7 @@ export interface Piece {
 const longestPiece = 4096;
 
 /** Throws through `fail`. */
-export function scoredModel(pieces: readonly Piece[], unkToken: string | undefined, fail: (what: string) => never): BpeModel {
+export function scoredModel(pieces: readonly Piece[], unkToken: string | undefined, fail: Fail): BpeModel {
   const vocab = Object.fromEntries(pieces.map(({ token }, id) => [token, id]));
   const ids = new Map(pieces.map(({ token }, id) => [token, id]));
   const isText = (token: string): number | undefined => {

@@ -4,7 +4,7 @@
 
 import { TextError } from "../errors.ts";
 import { isRecord } from "../json.ts";
-import { isId, type Definition } from "./definition.ts";
+import { chatTemplateOf, isId, type Definition, type Fail } from "./definition.ts";
 import { addedTokens, pieceType, scoredModel, scoredParts, type Piece } from "./scored.ts";
 
 type Field = { readonly wire: "varint"; readonly value: number } | { readonly wire: "bytes"; readonly value: Uint8Array };
@@ -46,7 +46,6 @@ export function fromSentencePiece(model: Uint8Array, config: unknown, name = "to
   const [unk, bos, eos] = [id(unkField, 0), id(bosField, 1), id(eosField, 2)];
   const tokens = pieces.map(({ token }) => token);
   if (new Set(tokens).size !== tokens.length) fail("a piece is there twice");
-  const template = config?.chat_template;
   return {
     model: scoredModel(pieces, unk === undefined ? undefined : tokens[unk], fail),
     ...scoredParts(integer(normalizer, normalizerField.dummyPrefix, 1) !== 0),
@@ -60,11 +59,11 @@ export function fromSentencePiece(model: Uint8Array, config: unknown, name = "to
     ...{ bos, eos, unk },
     pad: id(padField, -1) ?? unk,
     ends: eos === undefined ? [] : [eos],
-    chatTemplate: typeof template === "string" ? template : undefined,
+    chatTemplate: chatTemplateOf(config?.chat_template, fail),
   };
 }
 
-function checkNormalizer(trainer: ReadonlyMap<number, Field>, normalizer: ReadonlyMap<number, Field>, fail: (what: string) => never): void {
+function checkNormalizer(trainer: ReadonlyMap<number, Field>, normalizer: ReadonlyMap<number, Field>, fail: Fail): void {
   const charsmap = normalizer.get(normalizerField.charsmap);
   if (charsmap?.wire === "bytes" && charsmap.value.byteLength > 0) fail("it has a normalisation of characters, which is not known here");
   if (integer(normalizer, normalizerField.removeSpaces, 1) !== 0) fail("it removes repeated spaces, which is not known here");
@@ -72,7 +71,7 @@ function checkNormalizer(trainer: ReadonlyMap<number, Field>, normalizer: Readon
   if (integer(trainer, trainerField.suffixSpaces, 0) !== 0) fail("it puts spaces behind words, which is not known here");
 }
 
-function pieceOf(bytes: Uint8Array, fail: (what: string) => never): Piece {
+function pieceOf(bytes: Uint8Array, fail: Fail): Piece {
   const found = new Map(fields(bytes, fail));
   const text = found.get(pieceField.text);
   const score = found.get(pieceField.score);
@@ -84,7 +83,7 @@ function pieceOf(bytes: Uint8Array, fail: (what: string) => never): Piece {
   };
 }
 
-function utf8(bytes: Uint8Array, fail: (what: string) => never): string {
+function utf8(bytes: Uint8Array, fail: Fail): string {
   try {
     return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {
@@ -98,7 +97,7 @@ function integer(message: ReadonlyMap<number, Field>, field: number, byDefault: 
 }
 
 /** The fields of a message, in order. Numbers of fixed size are their bytes. */
-function fields(bytes: Uint8Array, fail: (what: string) => never): (readonly [number, Field])[] {
+function fields(bytes: Uint8Array, fail: Fail): (readonly [number, Field])[] {
   const found: (readonly [number, Field])[] = [];
   let at = 0;
   const varint = (): number => {

@@ -55,7 +55,7 @@ export interface TokenizersLibrary {
 }
 
 /** What of the library's class is used here. */
-export interface LibraryTokenizer {
+interface LibraryTokenizer {
   encode(text: string, options: { readonly add_special_tokens: boolean }): { readonly ids: (number | undefined)[] };
 }
 
@@ -137,12 +137,11 @@ async function makeTokenizer(definition: Definition, options: TokenizerOptions):
 
   const ids = new Map(Object.entries(definition.model.vocab));
   const tokens = new Map(Array.from(ids, ([token, id]) => [id, token]));
-  const added = new Map(definition.added.map((token) => [token.id, new TextEncoder().encode(token.content)]));
   for (const token of definition.added) {
     ids.set(token.content, token.id);
     tokens.set(token.id, token.content);
   }
-  const spelled = new Map<number, Uint8Array>(added);
+  const spelled = new Map<number, Uint8Array>(definition.added.map(({ id, content }) => [id, new TextEncoder().encode(content)]));
   const { prefix, suffix, bos, eos, unk, pad, ends, chatTemplate } = definition;
 
   const tokenizer: Tokenizer = {
