@@ -113,6 +113,7 @@ graph states(x: f32[4]) -> (sum: f32[4], same: f32[4]) {
     const some = await explainJson([...smallGraph, "--image-size", "400x300", "--fusion-gas", "5"]);
     expect(apart.kernels.length).toBeGreaterThan(some.kernels.length);
     expect(some.kernels.length).toBeGreaterThan(fused.kernels.length);
+    expect(some.declined.map((d) => d.reason)).toContain("the fusion gas of 5 is used up");
   });
 
   test.each([
