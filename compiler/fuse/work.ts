@@ -1,11 +1,26 @@
 // What a kernel computes, in operations: the op table's formulas over the nodes it holds, each as often as the kernel
 // makes its elements. Attention counts the pairs of queries and keys that see each other, which shape code knows.
 
-import { dim, dimAdd, dimBounds, dimMin, dimMul, dimProduct, dimSub, dimSymbol, type Dim, type DimSymbol } from "../ir/dim.ts";
+import {
+  dim,
+  dimAdd,
+  dimBounds,
+  dimEval,
+  dimMin,
+  dimMul,
+  dimProduct,
+  dimSub,
+  dimSymbol,
+  type Dim,
+  type DimEnv,
+  type DimSymbol,
+} from "../ir/dim.ts";
 import { bytesOf } from "../ir/dtype.ts";
+import { nodesById } from "../ir/graph/build.ts";
 import type { Graph, OpNode, ValueId } from "../ir/graph/types.ts";
 import type { HostExpr, HostProgram } from "../ir/plan/host.ts";
 import { normaliseAttrs, opOf } from "../../ops/index.ts";
+import { parametric } from "../passes/parametric.ts";
 import { bufferOf, nodeOf, writtenType, type Values } from "./expand.ts";
 import { packedType, panel, type BuiltKernel } from "./kernels.ts";
 import { hasFold, type Group } from "./legality.ts";
@@ -64,7 +79,7 @@ function pairCount(segment: HostExpr, queries: HostExpr, keys: HostExpr, causal:
 }
 
 /** Operations that one evaluation of `node` is: 2 for a multiply and an addition. */
-export function nodeFlops(values: Values, pairs: Pairs, node: OpNode): Dim {
+function nodeFlops(values: Values, pairs: Pairs, node: OpNode): Dim {
   const types = node.operands.map((o) => nodeOf(values, o).type);
   const all = opOf(node.op).flops(types, normaliseAttrs(node.op, node.attrs), node.type);
   const seen = pairs.of.get(node.id);
@@ -72,6 +87,14 @@ export function nodeFlops(values: Values, pairs: Pairs, node: OpNode): Dim {
   if (seen === undefined || q === undefined || k === undefined) return all;
   const [heads, inner, out] = [q.shape[1] ?? dim(1), q.shape[2] ?? dim(1), node.type.shape[2] ?? dim(1)];
   return dimMul(dimMul(dim(2), dimMul(seen, heads)), dimAdd(inner, out));
+}
+
+/** Operations of every value that a run computes, once each. What is the same for every run is computed at loading. */
+export function usefulFlops(graph: Graph, env: DimEnv): number {
+  const values = { nodes: nodesById(graph), symbols: graph.symbols };
+  const pairs = attentionPairs(graph);
+  const fixed = parametric(graph);
+  return graph.nodes.reduce((sum, n) => (n.kind !== "op" || fixed.has(n.id) ? sum : sum + dimEval(nodeFlops(values, pairs, n), env)), 0);
 }
 
 /** Operations that the kernel does: values made at several places count several times, padding counts too. */

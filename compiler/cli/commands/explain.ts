@@ -5,11 +5,9 @@
 import { weightsMemory } from "../../../runtime/prepare.ts";
 import { Layout } from "../../../runtime/layout.ts";
 import type { Declined } from "../../compile.ts";
-import { attentionPairs, nodeFlops } from "../../fuse/work.ts";
+import { usefulFlops } from "../../fuse/work.ts";
 import { dimEval, dimParse, dimSymbols, type DimEnv } from "../../ir/dim.ts";
 import { bytesOf } from "../../ir/dtype.ts";
-import { nodesById } from "../../ir/graph/build.ts";
-import type { Graph, ValueId } from "../../ir/graph/types.ts";
 import { runHostProgram } from "../../ir/plan/host-eval.ts";
 import type { Plan, PlanBuffer, Step } from "../../ir/plan/types.ts";
 import { assignments, imageSize } from "../common.ts";
@@ -195,21 +193,6 @@ function explained(step: Step, number: number, plan: Plan, env: DimEnv): Explain
     default:
       return step satisfies never;
   }
-}
-
-/** Operations of every value that a run computes. What depends on parameters alone is computed once, at loading. */
-function usefulFlops(graph: Graph, env: DimEnv): number {
-  const values = { nodes: nodesById(graph), symbols: graph.symbols };
-  const pairs = attentionPairs(graph);
-  const fixed = new Set<ValueId>();
-  let sum = 0;
-  for (const node of graph.nodes) {
-    if (node.kind === "param" || node.kind === "constant") fixed.add(node.id);
-    if (node.kind !== "op") continue;
-    if (node.operands.every((id) => fixed.has(id))) fixed.add(node.id);
-    else sum += dimEval(nodeFlops(values, pairs, node), env);
-  }
-  return sum;
 }
 
 function arenaOf(plan: Plan, layout: Layout): readonly ExplainedBuffer[] {
