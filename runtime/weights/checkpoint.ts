@@ -15,7 +15,7 @@ import { torchCheckpoint } from "./torch.ts";
 
 /** A path (Node), the bytes or Blob of one file, tensors by name; or several that hold different tensors. */
 export type Checkpoint = OneCheckpoint | readonly OneCheckpoint[];
-export type OneCheckpoint = string | Uint8Array | Blob | ReadonlyMap<string, Tensor>;
+type OneCheckpoint = string | Uint8Array | Blob | ReadonlyMap<string, Tensor>;
 
 /**
  * Throws SafetensorsError, GgufError or PickleError for a file that breaks its format, and SafetensorsError for indexes,
@@ -99,7 +99,10 @@ async function openPath(path: string): Promise<OpenCheckpoint> {
   throw new SafetensorsError(`${path} holds neither ${known.join(" nor ")}${also}`);
 }
 
-/** Whether a file is JSON: it begins with a brace, and not with the length of a safetensors header. */
+/**
+ * Whether a file is JSON: it begins with a brace, and not with the length of a safetensors header. One that cannot be read
+ * is not; whoever opens it next says why.
+ */
 async function isIndex(path: string): Promise<boolean> {
   const start = await withBytes(path, beginning).catch(() => new Uint8Array());
   const length = start.length >= 9 && start.subarray(4, 8).every((byte) => byte === 0);
@@ -124,11 +127,11 @@ async function openFile(from: string | Uint8Array | Blob): Promise<OpenCheckpoin
   const begins = (...bytes: readonly number[]): boolean => bytes.every((byte, i) => start[i] === byte);
   if (begins(0x47, 0x47, 0x55, 0x46)) {
     const file = await openGguf(from);
-    return closingOnError(file.source, async () => ggufCheckpoint(file, file.source.name));
+    return closingOnError(file.source, async () => ggufCheckpoint(file));
   }
   if (begins(0x50, 0x4b, 3, 4) && start[8] !== 0x7b) {
     const source = await openBytes(from);
-    return closingOnError(source, () => torchCheckpoint(source, source.name));
+    return closingOnError(source, () => torchCheckpoint(source));
   }
   const name = typeof from === "string" ? from : "the checkpoint";
   if (begins(0x80) && (start[1] ?? 9) <= 5 && start[8] !== 0x7b) {

@@ -11,6 +11,8 @@
 //   The names of other architectures stay as the file has them, and so do their rows.
 
 import { GgufError } from "../errors.ts";
+import { elementCount } from "../tensor.ts";
+import { storedWidth } from "./convert.ts";
 import type { GgufFile, GgufTensor } from "./gguf.ts";
 import type { OpenCheckpoint, StoredTensor } from "./stored.ts";
 
@@ -55,7 +57,8 @@ export function huggingFaceName(name: string): string | undefined {
 const piece = 1 << 20;
 
 /** The file as a checkpoint. Throws GgufError for a "llama" file whose heads do not divide its rows. Closes with `file`. */
-export function ggufCheckpoint(file: GgufFile, name: string): OpenCheckpoint {
+export function ggufCheckpoint(file: GgufFile): OpenCheckpoint {
+  const { name } = file.source;
   const architecture = file.metadata.get("general.architecture");
   const known = typeof architecture === "string" && Object.hasOwn(architectures, architecture) ? architectures[architecture] : undefined;
   const tensors = new Map<string, StoredTensor>();
@@ -63,9 +66,9 @@ export function ggufCheckpoint(file: GgufFile, name: string): OpenCheckpoint {
     const stored = storedIn(file, own, tensor);
     const public_ = known === undefined ? undefined : huggingFaceName(own);
     const heads = known?.moved === true ? headsOf(file, String(architecture), own) : undefined;
-    const ordered = heads === undefined ? stored : movedBack(stored, heads, own, file.source.name);
+    const ordered = heads === undefined ? stored : movedBack(stored, heads, own, name);
     const as = public_ ?? own;
-    if (tensors.has(as)) throw new GgufError(`${file.source.name} has two tensors for ${JSON.stringify(as)}`);
+    if (tensors.has(as)) throw new GgufError(`${name} has two tensors for ${JSON.stringify(as)}`);
     tensors.set(as, public_ === undefined ? ordered : { ...ordered, nameInFile: own });
   }
   return { name, format: "gguf", tensors, metadata: file.metadata, close: () => file[Symbol.asyncDispose]() };
@@ -128,8 +131,8 @@ function movedBack(stored: StoredTensor, heads: number, name: string, file: stri
   if (!Number.isInteger(head) || head % 2 !== 0) {
     throw new GgufError(`${file}: the ${rows} rows of ${name} are not ${heads} heads of an even size`);
   }
-  const elements = stored.shape.reduce((n, d) => n * d, 1);
-  const row = rows === 0 ? 0 : (elements / rows) * widthOf(stored.dtype);
+  const elements = elementCount(stored.shape);
+  const row = rows === 0 ? 0 : (elements / rows) * storedWidth(stored.dtype);
   const half = head / 2;
   const atOnce = Math.max(1, Math.floor(piece / Math.max(1, row)));
   return {
@@ -164,8 +167,4 @@ function movedBack(stored: StoredTensor, heads: number, name: string, file: stri
       }
     },
   };
-}
-
-function widthOf(dtype: string): number {
-  return { F64: 8, I64: 8, F32: 4, I32: 4, F16: 2, BF16: 2, I16: 2 }[dtype] ?? 1;
 }

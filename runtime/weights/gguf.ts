@@ -4,10 +4,11 @@
 // Does not expand blocks (quants.ts) or know what names mean (gguf-tensors.ts).
 
 import { GgufError, messageOf } from "../errors.ts";
+import { elementCount } from "../tensor.ts";
 import { openBytes, type ByteSource } from "./bytes.ts";
 import { ggmlTypes, type GgmlType } from "./quants.ts";
 
-export type GgufScalar = number | bigint | boolean | string;
+type GgufScalar = number | bigint | boolean | string;
 /** 64-bit integers are numbers where that is exact, else bigints. */
 export type GgufValue = GgufScalar | GgufArray;
 
@@ -21,7 +22,7 @@ export interface GgufArray {
 }
 
 const itemTypes = ["u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"] as const;
-export type GgufItemType = (typeof itemTypes)[number];
+type GgufItemType = (typeof itemTypes)[number];
 
 /** Fewest bytes of a value of each type. A string has its length before it, an array its type and length. */
 const fewest: Readonly<Record<GgufItemType, number>> = {
@@ -312,7 +313,7 @@ async function readInfo(cursor: Cursor, name: string, alignment: number): Promis
   await cursor.load(rank * 8 + 12, described);
   const shape: number[] = [];
   for (let i = 0; i < rank; i++) shape.unshift(cursor.count());
-  const elements = shape.reduce((n, d) => n * d, 1);
+  const elements = elementCount(shape);
   if (!shape.every(Number.isSafeInteger) || !Number.isSafeInteger(elements)) {
     wrong(`has more elements than can be counted (shape [${shape.join(", ")}])`);
   }

@@ -8,9 +8,7 @@ import { typeText } from "../tensor.ts";
 import { openCheckpoint, type Checkpoint } from "./checkpoint.ts";
 import { accepted } from "./convert.ts";
 import { defaultInit, seededBytes } from "./init.ts";
-import { listed, readAs, type OpenCheckpoint, type StoredTensor } from "./stored.ts";
-
-export type { Checkpoint };
+import { listed, readAs, renamer, type OpenCheckpoint, type StoredTensor } from "./stored.ts";
 
 export interface WeightsOptions {
   readonly from: Checkpoint;
@@ -31,12 +29,6 @@ export interface ParamSource extends AsyncDisposable {
   /** Fills `target` (aligned to 4) with elements first, first + 1, … of `param`, in its own dtype. */
   read(param: PlanParam, first: number, target: Uint8Array): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
-}
-
-/** The graph's name of a checkpoint's tensor; undefined when no prefix fits. */
-function renamed(name: string, prefixes: readonly (readonly [string, string])[]): string | undefined {
-  const rule = prefixes.find(([from]) => name.startsWith(from));
-  return rule === undefined ? undefined : rule[1] + name.slice(rule[0].length);
 }
 
 /**
@@ -94,13 +86,11 @@ function matched(
   mayMiss: boolean,
 ): ReadonlyMap<string, StoredTensor> {
   const prefix = options.prefix ?? "";
-  const prefixes = (typeof prefix === "string" ? [[prefix, ""] as const] : Object.entries(prefix)).toSorted(
-    ([a], [b]) => b.length - a.length,
-  );
+  const nameInGraph = renamer(typeof prefix === "string" ? [[prefix, ""]] : Object.entries(prefix));
   const byName = new Map<string, StoredTensor>();
   const misshapen: string[] = [];
   for (const [name, stored] of checkpoint.tensors) {
-    const own = renamed(name, prefixes);
+    const own = nameInGraph(name);
     if (own === undefined) continue;
     if (byName.has(own)) misshapen.push(`${own}: two tensors of the checkpoint have this name`);
     byName.set(own, stored);

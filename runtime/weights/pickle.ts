@@ -4,6 +4,7 @@
 // least a byte of the pickle, so a small pickle cannot become large. Does not read storages (torch.ts).
 
 import { PickleError } from "../errors.ts";
+import { elementCount } from "../tensor.ts";
 
 /** What a pickle may hold. Text is a string, None is null; lists and tuples are both lists. */
 export type PickleValue =
@@ -14,7 +15,7 @@ export class PickleDict {
 }
 
 /** The tensor's numbers: an entry of the archive. */
-export class PickleStorage {
+class PickleStorage {
   /** safetensors' name of the element's type. */
   readonly dtype: string;
   readonly key: string;
@@ -86,7 +87,7 @@ function rebuildTensor(args: readonly PickleValue[], fail: (what: string) => nev
     return fail(
       `a tensor of storage ${JSON.stringify(storage.key)} has offset, sizes and strides that are not one, and as many, whole numbers`,
     );
-  const count = shape.reduce((n, d) => n * d, 1);
+  const count = elementCount(shape);
   const last = shape.reduce((at, d, i) => at + Math.max(0, d - 1) * (strides[i] ?? 0), offset);
   const where = `the tensor [${shape.join(", ")}] of storage ${JSON.stringify(storage.key)}`;
   if (count > storage.count) fail(`${where} has more elements than the storage's ${storage.count}`);

@@ -5,7 +5,7 @@
 import { halfValues } from "./convert.ts";
 
 /** Fills `out` with the elements of whole blocks. `out.length` is a multiple of the block. */
-export type Decode = (bytes: Uint8Array, out: Float32Array) => void;
+type Decode = (bytes: Uint8Array, out: Float32Array) => void;
 
 export interface GgmlType {
   readonly name: string;

@@ -21,7 +21,7 @@ export interface StoredTensor {
   read(begin: number, target: Uint8Array): Promise<void>;
 }
 
-export type Format = "safetensors" | "gguf" | "pytorch" | "tensors";
+type Format = "safetensors" | "gguf" | "pytorch" | "tensors";
 
 export interface OpenCheckpoint {
   /** For messages. */
@@ -31,6 +31,18 @@ export interface OpenCheckpoint {
   /** What the file says beside its tensors: GGUF's keys, safetensors' `__metadata__`. */
   readonly metadata: ReadonlyMap<string, GgufValue>;
   close(): Promise<void>;
+}
+
+/** What names begin with, and what that becomes. */
+export type Renaming = readonly (readonly [from: string, to: string])[];
+
+/** The name that the longest rule which fits gives; undefined when none does. */
+export function renamer(rules: Renaming): (name: string) => string | undefined {
+  const longestFirst = rules.toSorted(([a], [b]) => b.length - a.length);
+  return (name) => {
+    const rule = longestFirst.find(([from]) => name.startsWith(from));
+    return rule === undefined ? undefined : rule[1] + name.slice(rule[0].length);
+  };
 }
 
 /** The first few, and how many more. */

@@ -26,7 +26,8 @@ const window = 4 << 20;
 const wrappers: readonly string[] = ["state_dict", "model_state_dict", "model", "module"];
 
 /** Opens an archive. Closes `source` with it. Throws PickleError. */
-export async function torchCheckpoint(source: ByteSource, name: string): Promise<OpenCheckpoint> {
+export async function torchCheckpoint(source: ByteSource): Promise<OpenCheckpoint> {
+  const { name } = source;
   const entries = await readZip(source);
   const pickles = [...entries.keys()].filter((entry) => /^[^/]+\/data\.pkl$/.test(entry));
   const [pickle] = pickles;

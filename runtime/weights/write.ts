@@ -3,20 +3,22 @@
 
 import { bytesOf, type DType } from "../../compiler/ir/dtype.ts";
 import { WeightsError } from "../errors.ts";
+import { elementCount } from "../tensor.ts";
+import { accepted } from "./convert.ts";
 import { encodeHeader, writeParts, type PlannedTensor } from "./safetensors.ts";
-import { listed, readAs, type StoredTensor } from "./stored.ts";
+import { listed, readAs, renamer, type Renaming, type StoredTensor } from "./stored.ts";
 
-export interface RewriteOptions {
+interface RewriteOptions {
   /** What floats become; without it they stay what they are (blocks become f32). */
   readonly dtype?: "f32" | "f16" | "bf16" | undefined;
-  /** The name of each tensor in the new file. */
-  readonly rename?: ((name: string) => string) | undefined;
+  /** What names begin with, and what that becomes in the new file. */
+  readonly rename?: Renaming | undefined;
   readonly metadata?: Readonly<Record<string, string>> | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onBytes?: ((done: number, total: number) => void) | undefined;
 }
 
-export interface Rewritten {
+interface Rewritten {
   readonly tensors: number;
   /** Elements of all of them. */
   readonly elements: number;
@@ -33,21 +35,21 @@ interface Move extends PlannedTensor {
   readonly elements: number;
 }
 
-const floats: readonly string[] = ["F64", "F32", "F16", "BF16"];
 /** Elements, or bytes, at once. */
 const piece = 1 << 20;
 
 /** Throws WeightsError when two tensors get one name, SafetensorsError when the file cannot be written; leaves no file then. */
 export async function rewrite(path: string, tensors: ReadonlyMap<string, StoredTensor>, options: RewriteOptions = {}): Promise<Rewritten> {
-  const { dtype, rename = (name: string): string => name, metadata = {}, signal, onBytes } = options;
+  const { dtype, rename = [], metadata = {}, signal, onBytes } = options;
+  const renamed = renamer(rename);
   const taken = new Set<string>();
   const twice: string[] = [];
   const moves = [...tensors].map(([own, from]): Move => {
-    const name = rename(own);
+    const name = renamed(own) ?? own;
     if (taken.has(name)) twice.push(name);
     taken.add(name);
-    const elements = from.shape.reduce((n, d) => n * d, 1);
-    const to = dtype !== undefined && floats.includes(from.dtype) ? dtype : from.dtype === from.type ? undefined : "f32";
+    const elements = elementCount(from.shape);
+    const to = dtype !== undefined && accepted[dtype].includes(from.dtype) ? dtype : from.dtype === from.type ? undefined : "f32";
     const bytes = to === undefined ? from.bytes : elements * bytesOf(to);
     return { name, dtype: to?.toUpperCase() ?? from.dtype, shape: from.shape, bytes, from, to, elements };
   });

@@ -16,18 +16,13 @@ export interface ConvertOptions {
 }
 
 export async function convert(inputs: readonly string[], options: ConvertOptions, terminal: Terminal): Promise<void> {
-  const rules = options.rename.map(ruleOf).toSorted(([a], [b]) => b.length - a.length);
-  const rename = (name: string): string => {
-    const rule = rules.find(([from]) => name.startsWith(from));
-    return rule === undefined ? name : rule[1] + name.slice(rule[0].length);
-  };
+  const rename = options.rename.map(ruleOf);
   const abort = new AbortController();
   const stop = (): void => abort.abort();
   process.once("SIGINT", stop);
   process.once("SIGTERM", stop);
   const begin = performance.now();
-  const [only, ...others] = inputs;
-  const checkpoint = await openCheckpoint(only !== undefined && others.length === 0 ? only : inputs);
+  const checkpoint = await openCheckpoint(inputs);
   try {
     const written = await rewrite(options.out, checkpoint.tensors, {
       dtype: options.dtype,

@@ -5,6 +5,7 @@ import { existsSync, readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { loadArtefact } from "../../../runtime/artefact.ts";
 import { isRecord } from "../../../runtime/json.ts";
+import { elementCount } from "../../../runtime/tensor.ts";
 import { openCheckpoint } from "../../../runtime/weights/checkpoint.ts";
 import { isGgufArray, type GgufValue } from "../../../runtime/weights/gguf.ts";
 import { bytesOf } from "../../ir/dtype.ts";
@@ -90,7 +91,7 @@ function configOf(file: string): Readonly<Record<string, unknown>> {
 function totals(tensors: readonly Row[]): { readonly tensors: number; readonly elements: number; readonly bytes: number } {
   return {
     tensors: tensors.length,
-    elements: tensors.reduce((n, t) => n + t.shape.reduce((m, d) => m * d, 1), 0),
+    elements: tensors.reduce((n, t) => n + elementCount(t.shape), 0),
     bytes: tensors.reduce((n, t) => n + t.bytes, 0),
   };
 }
