@@ -6,7 +6,7 @@ import type { BufferId, Plan, PlanBuffer } from "../compiler/ir/plan/types.ts";
 import { ArtefactError, InputError } from "./errors.ts";
 import { arrays, elementCount, typeText, type Tensor } from "./tensor.ts";
 
-export interface CheckedInputs {
+interface CheckedInputs {
   readonly shapes: Readonly<Record<string, readonly number[]>>;
   /** The integers that the plan asks for. */
   readonly integers: Readonly<Record<string, number>>;

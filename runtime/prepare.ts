@@ -14,7 +14,7 @@ import type { ParamSource } from "./weights/load.ts";
 /** Elements read at once: 4 MiB of f32. A multiple of what any dtype needs to stay aligned. */
 const chunk = 1 << 20;
 
-export interface PrepareOptions {
+interface PrepareOptions {
   readonly signal?: AbortSignal | undefined;
   /** Called as parameters are read, with bytes. */
   readonly onBytes?: ((done: number, total: number) => void) | undefined;

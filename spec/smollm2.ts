@@ -9,9 +9,7 @@ export const smollm2Path =
   process.env.UHD_SMOLLM2 || fileURLToPath(new URL("../examples/smollm2/model/SmolLM2-135M-Instruct.Q4_1.gguf", import.meta.url));
 
 /** Why there is no file; undefined when there is. */
-export const smollm2Missing = existsSync(smollm2Path)
-  ? undefined
-  : `${smollm2Path} is not there: node examples/smollm2/fetch.mjs fetches it`;
+const smollm2Missing = existsSync(smollm2Path) ? undefined : `${smollm2Path} is not there: node examples/smollm2/fetch.mjs fetches it`;
 
 /** False, after saying so, when the test cannot run. */
 export function hasSmollm2(context: TestContext, what: string): boolean {

@@ -9,7 +9,7 @@ import { tokenizerFromGguf, type Tokenizer } from "../runtime/text/tokenizer.ts"
 type Metadata = Readonly<Record<string, unknown>> & { readonly "tokenizer.ggml.tokens": readonly string[] };
 type Ids = readonly (readonly number[])[];
 
-export interface TokensFixture {
+interface TokensFixture {
   readonly byteLevel: {
     readonly metadata: Metadata & { readonly "tokenizer.ggml.merges": readonly string[]; readonly "tokenizer.chat_template": string };
     readonly texts: readonly string[];

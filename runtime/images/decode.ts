@@ -59,7 +59,7 @@ function starts(bytes: Uint8Array, at: number, expected: readonly number[]): boo
 }
 
 /** The format that a file's first 12 bytes tell. */
-export function imageFormat(head: Uint8Array): ImageFormat | undefined {
+function imageFormat(head: Uint8Array): ImageFormat | undefined {
   return signatures.find(([, matches]) => matches(head))?.[0];
 }
 
