@@ -21,9 +21,10 @@ async function sha256(name) {
 }
 
 function python(...args) {
-  const { status, error } = spawnSync(process.env.UHD_PYTHON || "python3", args, { stdio: "inherit" });
+  const program = process.env.UHD_PYTHON || "python3";
+  const { status, error } = spawnSync(program, args, { stdio: "inherit" });
   if (error !== undefined || status !== 0)
-    throw new Error(`python3 ${args.slice(0, 3).join(" ")} failed${error === undefined ? "" : `: ${error.message}`}`);
+    throw new Error(`${program} ${args.slice(0, 3).join(" ")} failed${error === undefined ? "" : `: ${error.message}`}`);
 }
 
 if (existsSync(target) && (await sha256(target)) === wanted) {
