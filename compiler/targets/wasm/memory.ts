@@ -8,15 +8,20 @@ import { bf16FromF32, f16FromF32, f32FromBf16, f32FromF16 } from "./narrow.ts";
 import { op, simd } from "./opcodes.ts";
 import type { Renderer } from "./render.ts";
 
-/** Leaves an address on the stack and returns the constant bytes to add to it. */
+/** Buffers and scratch lie at this address or above: the functions rely on it (spec/artefact.md). */
+export const firstAddress = 65536;
+
+/**
+ * Leaves an address on the stack and returns the constant bytes to add to it. Constant distances become the
+ * instruction's offset where what is left cannot lie below 0: unlike an addition, an offset does not wrap around.
+ */
 function address(ptr: ImpExpr, offset: number, r: Renderer): number {
   const size = bytesOf(r.dtypeOf(ptr));
-  let bytes = offset * size;
+  let distance = 0;
   let at = ptr;
-  // Constant distances become the instruction's offset.
   for (;;) {
     if (at.k === "advance" && at.elements.k === "const" && typeof at.elements.value === "number") {
-      bytes += at.elements.value * size;
+      distance += at.elements.value * size;
       at = at.ptr;
     } else if (
       at.k === "at" &&
@@ -25,11 +30,13 @@ function address(ptr: ImpExpr, offset: number, r: Renderer): number {
       at.index.b.k === "const" &&
       typeof at.index.b.value === "number"
     ) {
-      bytes += at.index.b.value * size;
+      distance += at.index.b.value * size;
       at = { ...at, index: at.index.a };
     } else break;
   }
-  r.expr(at);
+  const far = distance > firstAddress;
+  const bytes = offset * size + (far ? 0 : distance);
+  r.expr(far ? ptr : at);
   if (bytes >= 0) return bytes;
   r.code.i32(bytes).op(op.i32_add);
   return 0;
