@@ -129,6 +129,17 @@ graph g(u: f32[P, 3], v: f32[Q, 3]) -> out: f32[P, 3] {
     refused("graph g(x: f32[N, 3]) -> y: f32[N, 3] { softmax(x, axis: N) }", { code: "UHD0309", at: "N", found: "a value of each run" });
   });
 
+  test("UHD0309: sizes may be a list that is computed, where it is known at compile time", () => {
+    const squares = "module M(d: int) { forward(x: f32[N, d]) -> f32[N, d] { reshape(x, [d for _ in 0..2]) } }\n";
+    expect(check(`${squares}graph g(x: f32[4, 4]) -> y: f32[4, 4] {\n  use m = M(4)\n  m(x)\n}`).diagnostics).toEqual([]);
+    refused("graph g(x: f32[N, N]) -> y: f32[N, N] { reshape(x, [N for _ in 0..2]) }", {
+      code: "UHD0309",
+      at: "[N for _ in 0..2]",
+      expected: "a list of integers",
+      found: "a value of each run",
+    });
+  });
+
   test("UHD0310: a choice between tensors that only a run can make", () => {
     refused("graph g(x: f32[N, 3]) -> y: f32[N, 3] { if N > 3 { x } else { x * 2 } }", {
       code: "UHD0310",
@@ -143,6 +154,7 @@ graph g(u: f32[P, 3], v: f32[Q, 3]) -> out: f32[P, 3] {
     refused("graph g(x: f32[N, 3]) -> y: f32[N, 3] { x[:, :, 0] }", { code: "UHD0311", at: "x[:, :, 0]", found: "f32[N, 3]" });
     refused("graph g(x: f32[N, 3]) -> y: f32[N, 3] { x[0:1.5] }", { code: "UHD0201", at: "1.5" });
     refused("graph g(x: f32[N, 3]) -> y: f32[N, 3] { x[::N] }", { code: "UHD0311", at: "N" });
+    refused("graph g(x: f32[N, 3]) -> y: f32[3] {\n  let a: float = N - 1\n  x[a]\n}", { code: "UHD0201", at: "a", found: "float" });
   });
 
   test("a mistake in a module is told once, with the modules and the call that led there", () => {
@@ -170,6 +182,29 @@ graph g(x: f32[N, 3]) -> y: f32[N, 3] {
       notes: ["f32[N, d]", "first(x)", "use first = Inner(d, e)", "use outer[4] = Outer(3, 5)"],
     });
     expect(program.diagnostics[0]?.notes.map((n) => n.message)).toContain("in Inner(d: 3, e: 5), made here");
+  });
+
+  test("shape code that fails where a value must be known is told once, at its place, as the failure that it is", () => {
+    const module =
+      'module L(d: int, s: float = 1.0) {\n  param w: f32[d] at ["w"][0] ~ normal(s)\n  forward(x: f32[N, d]) -> f32[N, d] { x + w }\n}\n';
+    const graph = (body: string, more = ""): string => `${module}graph g(x: f32[N${more}, 3]) -> y: f32[N, 3] {\n${body}\n}`;
+    const wrong = "[1][3]";
+    const failing: readonly (readonly [string, string])[] = [
+      [graph("  reshape(x, [1 // i for i in 0..2])"), "[1 // i for i in 0..2]"],
+      [graph(`  softmax(x, axis: ${wrong})`), wrong],
+      [graph("  transpose(x, [1 // i for i in 0..2])"), "[1 // i for i in 0..2]"],
+      [graph(`  x[::${wrong}]`), wrong],
+      [graph(`  use l[${wrong}] = L(3)\n  l[0](x)`), wrong],
+      [graph(`  use l[2] = L(3)\n  l[${wrong}](x)`), wrong],
+      [graph('  use l = L(3) at ["a"][3]\n  l(x)'), '["a"][3]'],
+      [graph("  var h = x\n  repeat i in [1 // i for i in 0..2] { h = h + 1 }\n  h"), "[1 // i for i in 0..2]"],
+      [graph("  if [true][3] { x } else { x + 1 }"), "[true][3]"],
+      [graph("  x", ` in 1..=${wrong}`), wrong],
+      [graph("  use l = L(3)\n  l(x)").replace("normal(s)", `normal(${wrong})`), wrong],
+    ];
+    for (const [text, at] of failing) refused(text, { code: "UHD0208", at });
+    // What is only known at a run is no failure.
+    refused(graph("  use l = L(3, 0.5 * N)\n  l(x)"), { code: "UHD0207", at: "s" });
   });
 
   test("what a module's use will know is not wanted of the module alone", () => {

@@ -7,6 +7,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { loadProgram } from "../compiler/check/index.ts";
+import { runHostProgram, tableData } from "../compiler/ir/plan/host-eval.ts";
 import { verifyGraph } from "../compiler/ir/graph/verify.ts";
 import { typeRule } from "../ops/index.ts";
 import { check, checkFiles, refused } from "./checker-support.ts";
@@ -316,6 +317,25 @@ describe("what the language means", () => {
   test("sizes are polynomials: equality does not depend on how they are written", () => {
     expect(check("graph g(x: f32[h, w, 6]) -> y: f32[2 * w * h, 3] {\n  reshape(x, [h * w * 2, 3])\n}").diagnostics).toEqual([]);
     refused("graph g(x: f32[h, w]) -> y: f32[h + w] { reshape(x, [h + w]) }", { code: "UHD0302", at: "[h + w]" });
+  });
+
+  test("a ragged size of a graph's signature is one segment, whatever the size is", () => {
+    const graph = check(
+      "graph g(x: f32[H, W], z: f32[2 * H * W~, 2, 4]) -> y: f32[2 * H * W, 2, 4] { attention(z, z, z, scale: 1.0) }",
+    ).graphs.get("g");
+    if (graph === undefined) throw new Error("there is no graph");
+    const run = runHostProgram(graph.host, { H: 1, W: 2 });
+    const tables = graph.nodes.flatMap((n) =>
+      n.kind === "table"
+        ? [tableData({ name: n.name, dtype: n.type.dtype, shape: n.type.shape.map((d) => d.text), value: n.value }, run)]
+        : [],
+    );
+    expect(tables.map((t) => [...t])).toEqual(
+      expect.arrayContaining([
+        [0, 0, 0, 0],
+        [0, 4],
+      ]),
+    );
   });
 
   test("parameters that no graph uses do not enter it", () => {

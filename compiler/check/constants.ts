@@ -104,10 +104,10 @@ export function knownValue(type: HostType, value: HostValue): HostVal {
 }
 
 /**
- * The value, where it is known at compile time. Undefined where it is not, or where evaluating it failed
- * (then reported, unless the failure follows from an error that was).
+ * The value, where it is known at compile time. Undefined where it is not, which `unknown` may report; and where
+ * evaluating it failed, which is reported here unless it follows from an error that was.
  */
-export function constantOf(cx: Cx, v: HostVal, span: Span): HostValue | undefined {
+export function constantOf(cx: Cx, v: HostVal, span: Span, unknown?: () => void): HostValue | undefined {
   if (v.known !== undefined) return v.known;
   if (v.dim !== undefined) {
     const c = dimConstant(v.dim);
@@ -117,7 +117,10 @@ export function constantOf(cx: Cx, v: HostVal, span: Span): HostValue | undefine
   const env: Record<string, HostValue> = {};
   for (const name of freeVariables(v.expr)) {
     const value = cx.build?.known.get(name);
-    if (value === undefined) return undefined;
+    if (value === undefined) {
+      unknown?.();
+      return undefined;
+    }
     env[name] = value;
   }
   if ([...cx.infos.values()].some((f) => f.broken)) return undefined;

@@ -245,7 +245,8 @@ function choose(cx: Cx, e: Extract<Expr, { kind: "choose" }>, scope: Scope): Val
 
 function conditional(cx: Cx, e: Extract<Expr, { kind: "if" }>, scope: Scope): Value {
   const cond = condition(cx, e.condition, scope);
-  const known = cond === undefined || scope.hostOnly ? undefined : constantOf(cx, cond, e.condition.span);
+  let open = false;
+  const known = cond === undefined || scope.hostOnly ? undefined : constantOf(cx, cond, e.condition.span, () => (open = true));
   if (typeof known === "boolean") {
     // Only the branch that is taken enters the graph.
     return cx.block(known ? e.then : e.otherwise, scope.inner());
@@ -259,7 +260,7 @@ function conditional(cx: Cx, e: Extract<Expr, { kind: "if" }>, scope: Scope): Va
   const tensors = shapeCode && !scope.hostOnly ? cx.report.since(mark).filter((d) => d.code === "UHD0107") : [];
   if (tensors[0] !== undefined && cond !== undefined) {
     cx.report.takeBack(mark, (d) => d.code === "UHD0107");
-    return undecidedBranch(cx, e, tensors[0].span);
+    return open ? undecidedBranch(cx, e, tensors[0].span) : errorValue;
   }
   if (cond === undefined || then.k === "error" || otherwise.k === "error") return errorValue;
   if (then.k === "host" && otherwise.k === "host") {
@@ -283,7 +284,7 @@ function conditional(cx: Cx, e: Extract<Expr, { kind: "if" }>, scope: Scope): Va
       ? then
       : errorValue;
   }
-  return undecidedBranch(cx, e, e.then.span);
+  return open ? undecidedBranch(cx, e, e.then.span) : errorValue;
 }
 
 function undecidedBranch(cx: Cx, e: Extract<Expr, { kind: "if" }>, tensor: Span): Value {
@@ -337,12 +338,11 @@ function subscript(cx: Cx, e: Extract<Expr, { kind: "subscript" }>, scope: Scope
       });
       return errorValue;
     }
-    const known = constantOf(cx, index, only.value.span);
-    if (typeof known !== "number") {
-      if (cx.build?.abstract === true) return { k: "instance", instance: of.at(0) };
-      cx.report.error("UHD0207", only.value.span, "which module is called must be known at compile time");
-      return errorValue;
-    }
+    const abstract = cx.build?.abstract === true;
+    const known = constantOf(cx, index, only.value.span, () => {
+      if (!abstract) cx.report.error("UHD0207", only.value.span, "which module is called must be known at compile time");
+    });
+    if (typeof known !== "number") return abstract ? { k: "instance", instance: of.at(0) } : errorValue;
     if (known < 0 || (of.count !== undefined && known >= of.count)) {
       cx.report.error("UHD0204", only.value.span, `${of.name} has no element ${known}`, {
         expected: `0 to ${(of.count ?? 1) - 1}`,

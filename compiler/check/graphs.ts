@@ -1,7 +1,7 @@
 // Elaboration of graphs, and the check of each module's definition alone: its arguments and implicit sizes
 // are symbols there, so a mistake is found even when no graph uses the module.
 
-import { dim, dimSymbol, type Dim } from "../ir/dim.ts";
+import { dimSymbol } from "../ir/dim.ts";
 import { GraphBuilder } from "../ir/graph/build.ts";
 import type { Graph, TensorType } from "../ir/graph/types.ts";
 import type { HostExpr, HostFunction } from "../ir/plan/host.ts";
@@ -12,6 +12,7 @@ import { Namer, Scope, symbolValue, type Build, type Cx, type Entity, type HostV
 import { hostExpr } from "./values.ts";
 import { hostTypeOf, noBounds } from "./items.ts";
 import { forwardBody, instantiate } from "./modules.ts";
+import { oneSegment } from "./ragged.ts";
 import { declaredType, dtypeOf, implicitName } from "./shapes.ts";
 
 function newBuild(name: string, abstract: boolean): Build {
@@ -82,13 +83,10 @@ function boundsOf(cx: Cx, bounds: Expr, scope: Scope): readonly [number, number 
   }
   const ends = [bounds.from, bounds.to].map((e) => {
     const v = hostExpr(cx, e, scope);
-    const known = v === undefined ? undefined : constantOf(cx, v, e.span);
-    if (v !== undefined && (typeof known !== "number" || !Number.isInteger(known) || known < 0)) {
-      cx.report.error("UHD0308", e.span, "a bound is an integer known at compile time", {
-        expected: "0 or more",
-        found: known === undefined ? "a value of each run" : JSON.stringify(known),
-      });
-    }
+    const wrong = (found: string): void =>
+      cx.report.error("UHD0308", e.span, "a bound is an integer known at compile time", { expected: "0 or more", found });
+    const known = v === undefined ? undefined : constantOf(cx, v, e.span, () => wrong("a value of each run"));
+    if (known !== undefined && (typeof known !== "number" || !Number.isInteger(known) || known < 0)) wrong(JSON.stringify(known));
     return typeof known === "number" ? known : undefined;
   });
   const [lower = 0, to] = ends;
@@ -96,11 +94,6 @@ function boundsOf(cx: Cx, bounds: Expr, scope: Scope): readonly [number, number 
   if (upper !== undefined && upper < lower)
     cx.report.error("UHD0308", bounds.span, "no size is within these bounds", { found: `${lower} to ${upper}` });
   return [lower, upper];
-}
-
-/** One segment, for `T~` in a graph's signature. */
-function oneSegment(build: Build, name: string, size: Dim, over: Dim, lengths: HostExpr): void {
-  build.ragged.set(size.text, { name, over, lengths });
 }
 
 /** The graph, or undefined when it has an error. */
@@ -137,7 +130,7 @@ export function elaborateGraph(cx: Cx, entity: Extract<Entity, { k: "graph" }>):
     if (p.type.kind === "tensor") {
       p.type.dims.forEach((d, i) => {
         const size = type.shape[i];
-        if (d.ragged && size !== undefined) oneSegment(build, size.text, size, dim(1), { k: "list", items: [symbolOrLiteral(size)] });
+        if (d.ragged && size !== undefined) build.ragged.set(size.text, oneSegment(size));
       });
     }
     defineInput(build, scope, p, type);
@@ -169,12 +162,6 @@ function defineInput(build: Build, scope: Scope, p: Parameter, type: TensorType)
   const id = build.builder.input(p.name.name, type);
   build.made.set(id, { span: p.type.span, what: `${p.name.name} is declared here` });
   scope.define(p.name.name, { k: "tensor", id }, p.name.span);
-}
-
-function symbolOrLiteral(size: Dim): HostExpr {
-  return size.monomials.every((m) => m.atoms.length === 0)
-    ? { k: "lit", v: size.monomials[0]?.coefficient ?? 0 }
-    : { k: "var", name: size.text };
 }
 
 /** The functions that expressions call, with those that these call, in order of declaration. */
@@ -253,7 +240,8 @@ function checkForward(cx: Cx, build: Build, forward: ForwardItem, scope: Scope, 
       const size = type.shape[i];
       if (!d.ragged || size === undefined || build.ragged.has(size.text)) return;
       // Ragged dimensions of one signature share their segments unless a call shows otherwise.
-      oneSegment(build, size.text, size, dimSymbol(`${size.text}.segments`), { k: "var", name: `${size.text}.lengths` });
+      const lengths: HostExpr = { k: "var", name: `${size.text}.lengths` };
+      build.ragged.set(size.text, { name: size.text, over: dimSymbol(`${size.text}.segments`), lengths });
     });
     defineInput(build, scope, p, type);
   }

@@ -46,10 +46,10 @@ function pathOf(cx: Cx, e: Expr | undefined, fallback: string, scope: Scope): st
     cx.report.error("UHD0201", e.span, "a checkpoint name is a string", { expected: "string", found: hostTypeText(v.type) });
     return fallback;
   }
-  const known = constantOf(cx, v, e.span);
-  if (typeof known === "string") return known;
-  if (cx.build?.abstract !== true) cx.report.error("UHD0207", e.span, "a checkpoint name must be known at compile time");
-  return fallback;
+  const known = constantOf(cx, v, e.span, () => {
+    if (cx.build?.abstract !== true) cx.report.error("UHD0207", e.span, "a checkpoint name must be known at compile time");
+  });
+  return typeof known === "string" ? known : fallback;
 }
 
 /** Defines what `use` names: an instance, or an array of them. */
@@ -119,16 +119,19 @@ function moduleCount(cx: Cx, e: Expr, scope: Scope): number | undefined | "error
     cx.report.error("UHD0201", e.span, "how many modules there are is an integer", { expected: "int", found: hostTypeText(v.type) });
     return "error";
   }
-  const known = constantOf(cx, v, e.span);
-  if (known === undefined && cx.build?.abstract === true) return undefined;
-  if (typeof known !== "number" || known < 0 || known > maximumCount) {
+  const abstract = cx.build?.abstract === true;
+  const wrong = (found: string): void =>
     cx.report.error("UHD0207", e.span, "how many modules there are must be known at compile time", {
       expected: `0 to ${maximumCount}`,
-      found: known === undefined ? "a value of each run" : String(known),
+      found,
     });
-    return "error";
-  }
-  return known;
+  const known = constantOf(cx, v, e.span, () => {
+    if (!abstract) wrong("a value of each run");
+  });
+  if (known === undefined) return abstract ? undefined : "error";
+  if (typeof known === "number" && known >= 0 && known <= maximumCount) return known;
+  wrong(String(known));
+  return "error";
 }
 
 /** Values of a module's parameters, by name; undefined after an error. */
@@ -299,7 +302,10 @@ function initOf(cx: Cx, e: Expr, scope: Scope): ParamInit | undefined {
     cx.report.error("UHD0201", only.value.span, `${kind} takes a number`, { expected: "float", found: hostTypeText(v.type) });
     return undefined;
   }
-  const known = constantOf(cx, v, only.value.span);
+  const known = constantOf(cx, v, only.value.span, () => {
+    if (cx.build?.abstract !== true)
+      cx.report.error("UHD0207", only.value.span, `the ${kind === "normal" ? "deviation" : "value"} must be known at compile time`);
+  });
   if (typeof known !== "number") return undefined;
   return kind === "normal" ? { kind, std: known } : { kind, value: known };
 }

@@ -2,18 +2,18 @@
 // stand at the argument that does not fit. What becomes a node, and operators, are in tensor.ts.
 
 import { closest } from "../diagnostics/index.ts";
-import { dim, type Dim } from "../ir/dim.ts";
+import type { Dim } from "../ir/dim.ts";
 import type { AttrValue, ValueId } from "../ir/graph/types.ts";
 import type { Span } from "../ir/loc.ts";
 import type { Ident } from "../syntax/ast.ts";
 import { opOf } from "../../ops/index.ts";
 import type { AttrSpec, OpDefinition } from "../../ops/define.ts";
-import { constantOf, sizeOf } from "./constants.ts";
+import { constantOf, knownValue, sizeOf } from "./constants.ts";
 import { errorValue, type Cx, type HostVal, type Value } from "./context.ts";
 import { attentionTables } from "./ragged.ts";
 import { didYouMean } from "./report.ts";
 import { elementwise, emit, graphOf, notTensor, scalar, type Placed } from "./tensor.ts";
-import { hostTypeText, isNumber } from "./types.ts";
+import { hostTypeText, int, isNumber, type HostType } from "./types.ts";
 
 interface Given extends Placed {
   readonly name: Ident | undefined;
@@ -141,7 +141,7 @@ function setAttribute(cx: Cx, op: string, spec: AttrSpec, a: Placed, attrs: Reco
   if (value === undefined) {
     if (a.value.k !== "error" && a.value.k !== "host")
       cx.report.error("UHD0309", a.span, `${spec.name} of ${op} is not a tensor`, {
-        expected: spec.type,
+        expected: written[spec.type],
         found: a.value.k === "tensor" ? "a tensor" : a.value.k,
         help: spec.doc,
       });
@@ -151,42 +151,49 @@ function setAttribute(cx: Cx, op: string, spec: AttrSpec, a: Placed, attrs: Reco
   return value !== "undecided";
 }
 
+const written: Readonly<Record<AttrSpec["type"], string>> = {
+  int: "int",
+  float: "float",
+  bool: "bool",
+  string: "string",
+  ints: "a list of ints",
+  dim: "an integer",
+  dims: "a list of integers",
+};
+
 function attribute(cx: Cx, spec: AttrSpec, v: HostVal, span: Span): AttrValue | undefined | "undecided" {
+  if (v.type.k === "error") return undefined;
   const wrong = (): undefined => {
     cx.report.error("UHD0309", span, `the attribute ${spec.name} has another type`, {
-      expected: {
-        int: "int",
-        float: "float",
-        bool: "bool",
-        string: "string",
-        ints: "a list of ints",
-        dim: "an integer",
-        dims: "a list of integers",
-      }[spec.type],
+      expected: written[spec.type],
       found: hostTypeText(v.type),
       help: spec.doc,
     });
     return undefined;
   };
+  let instead: ReturnType<typeof notKnown>;
+  const unknown = (): void => {
+    instead = notKnown(cx, spec, span);
+  };
   switch (spec.type) {
     case "dim":
       return v.type.k === "int" ? sizeOf(cx, v, span) : wrong();
     case "dims":
-      return sizes(cx, v, span) ?? (cx.report.errors > 0 && v.type.k === "error" ? undefined : wrong());
+      return isSizes(v.type) ? (sizes(cx, v, span, unknown) ?? instead) : wrong();
     case "int":
     case "float":
     case "bool":
     case "string": {
       const ok = spec.type === v.type.k || (spec.type === "float" && v.type.k === "int");
       if (!ok) return wrong();
-      const known = constantOf(cx, v, span);
-      if (known === undefined) return notKnown(cx, spec, span);
+      const known = constantOf(cx, v, span, unknown);
+      if (known === undefined) return instead;
       return typeof known === "object" ? wrong() : known;
     }
     case "ints": {
       if (v.type.k !== "int" && !(v.type.k === "list" && (v.type.of.k === "int" || v.type.of.k === "never"))) return wrong();
-      const known = constantOf(cx, v, span);
-      if (known === undefined) return notKnown(cx, spec, span);
+      const known = constantOf(cx, v, span, unknown);
+      if (known === undefined) return instead;
       return typeof known === "number" ? [known] : Array.isArray(known) ? (known as readonly number[]) : wrong();
     }
     default:
@@ -199,35 +206,35 @@ function notKnown(cx: Cx, spec: AttrSpec, span: Span): AttrValue | undefined | "
     // The value does not matter for types, except where it counts axes.
     return spec.type === "float" ? 1 : spec.type === "bool" ? false : "undecided";
   }
-  cx.report.error("UHD0309", span, `${spec.name} must be known at compile time`, {
-    expected: spec.type,
-    found: "a value of each run",
-    help: spec.doc,
-  });
+  cx.report.error(
+    "UHD0309",
+    span,
+    spec.type === "dims" ? `how many sizes ${spec.name} has must be known at compile time` : `${spec.name} must be known at compile time`,
+    {
+      expected: written[spec.type],
+      found: "a value of each run",
+      help: spec.doc,
+    },
+  );
   return undefined;
 }
 
+function isSizes(type: HostType): boolean {
+  const items = type.k === "list" ? [type.of] : type.k === "tuple" ? type.items : undefined;
+  return items?.every((t) => t.k === "int" || (type.k === "list" && t.k === "never")) === true;
+}
+
 /** A list of integers as sizes. */
-function sizes(cx: Cx, v: HostVal, span: Span): readonly Dim[] | undefined {
-  if (v.type.k !== "list" && v.type.k !== "tuple") return undefined;
-  const items = v.type.k === "list" ? undefined : v.type.items;
-  if ((v.type.k === "list" && v.type.of.k !== "int" && v.type.of.k !== "never") || items?.some((t) => t.k !== "int") === true)
-    return undefined;
-  const parts = listParts(cx, v);
+function sizes(cx: Cx, v: HostVal, span: Span, unknown: () => void): readonly Dim[] | undefined {
+  const parts = listParts(cx, v, span, unknown);
   const out = parts?.map((p) => sizeOf(cx, p, span)) ?? [];
   const good = out.filter((d) => d !== undefined);
   return parts === undefined || good.length < out.length ? undefined : good;
 }
 
 /** The elements of a list written out; their sizes were computed when it was checked. */
-function listParts(cx: Cx, v: HostVal): readonly HostVal[] | undefined {
+function listParts(cx: Cx, v: HostVal, span: Span, unknown: () => void): readonly HostVal[] | undefined {
   if (v.parts !== undefined) return v.parts;
-  const known = constantOf(cx, v, { file: "", start: 0, end: 0, line: 1, column: 1, endLine: 1, endColumn: 1 });
-  if (!Array.isArray(known)) return undefined;
-  return known.map((n) => ({
-    k: "host" as const,
-    type: { k: "int" as const },
-    expr: { k: "lit" as const, v: Number(n) },
-    dim: dim(Number(n)),
-  }));
+  const known = constantOf(cx, v, span, unknown);
+  return Array.isArray(known) ? known.map((n) => knownValue(int, Number(n))) : undefined;
 }

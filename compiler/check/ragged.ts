@@ -10,7 +10,21 @@ import { dimExpr } from "./constants.ts";
 import { errorValue, type Build, type Cx, type Ragged, type Scope, type Value } from "./context.ts";
 import { int, listOf } from "./types.ts";
 
-const one = (d: Dim): Ragged => ({ name: d.text, over: dim(1), lengths: { k: "list", items: [dimExpr(d)] } });
+/** A dimension as one segment. */
+export const oneSegment = (d: Dim): Ragged => ({ name: d.text, over: dim(1), lengths: { k: "list", items: [dimExpr(d)] } });
+
+/** Where each segment begins, and the total. */
+const begins = (r: Ragged): HostExpr => ({ k: "call", fn: "offsets", args: [r.lengths], loc: "" });
+
+/** The segment that each position belongs to. */
+const numbers = (r: Ragged): HostExpr => ({
+  k: "for",
+  clauses: [
+    { k: "in", pattern: ["p", "n"], from: { k: "call", fn: "enumerate", args: [r.lengths], loc: "" } },
+    { k: "in", pattern: "_", from: { k: "range", from: { k: "lit", v: 0 }, to: { k: "var", name: "n" } } },
+  ],
+  body: { k: "var", name: "p" },
+});
 
 /** The segments of a dimension, undefined when it has none. */
 export function raggedOf(build: Build, d: Dim): Ragged | undefined {
@@ -26,28 +40,15 @@ function table(build: Build, key: string, name: string, size: Dim, value: HostEx
 }
 
 /** i32[P+1]: where each segment of `d` begins, and the total. */
-export function offsetsTable(build: Build, d: Dim): ValueId {
-  const r = raggedOf(build, d) ?? one(d);
-  return table(build, `offsets ${d.text}`, `${r.name}.offsets`, dimAdd(r.over, dim(1)), {
-    k: "call",
-    fn: "offsets",
-    args: [r.lengths],
-    loc: "",
-  });
+function offsetsTable(build: Build, d: Dim): ValueId {
+  const r = raggedOf(build, d) ?? oneSegment(d);
+  return table(build, `offsets ${d.text}`, `${r.name}.offsets`, dimAdd(r.over, dim(1)), begins(r));
 }
 
 /** i32[T]: the segment each position of `d` belongs to. */
-export function segmentTable(build: Build, d: Dim): ValueId {
-  const r = raggedOf(build, d) ?? one(d);
-  const value: HostExpr = {
-    k: "for",
-    clauses: [
-      { k: "in", pattern: ["p", "n"], from: { k: "call", fn: "enumerate", args: [r.lengths], loc: "" } },
-      { k: "in", pattern: "_", from: { k: "range", from: { k: "lit", v: 0 }, to: { k: "var", name: "n" } } },
-    ],
-    body: { k: "var", name: "p" },
-  };
-  return table(build, `segment ${d.text}`, `${r.name}.segment`, d, value);
+function segmentTable(build: Build, d: Dim): ValueId {
+  const r = raggedOf(build, d) ?? oneSegment(d);
+  return table(build, `segment ${d.text}`, `${r.name}.segment`, d, numbers(r));
 }
 
 /**
@@ -71,18 +72,7 @@ export function raggedCall(cx: Cx, name: string, e: Extract<Expr, { kind: "call"
         ? undefined
         : failed(cx, name, only.span);
   if (name === "lengths") return { k: "host", type: listOf(int), expr: r.lengths };
-  if (scope.hostOnly) {
-    if (name === "offsets") return { k: "host", type: listOf(int), expr: { k: "call", fn: "offsets", args: [r.lengths], loc: "" } };
-    const value: HostExpr = {
-      k: "for",
-      clauses: [
-        { k: "in", pattern: ["p", "n"], from: { k: "call", fn: "enumerate", args: [r.lengths], loc: "" } },
-        { k: "in", pattern: "_", from: { k: "range", from: { k: "lit", v: 0 }, to: { k: "var", name: "n" } } },
-      ],
-      body: { k: "var", name: "p" },
-    };
-    return { k: "host", type: listOf(int), expr: value };
-  }
+  if (scope.hostOnly) return { k: "host", type: listOf(int), expr: name === "offsets" ? begins(r) : numbers(r) };
   return { k: "tensor", id: name === "offsets" ? offsetsTable(build, size) : segmentTable(build, size) };
 }
 
@@ -96,8 +86,8 @@ function failed(cx: Cx, name: string, span: Span): Value {
 
 /** The three tables that attention over leading dimensions `tq` and `tk` needs; reports segments that differ. */
 export function attentionTables(cx: Cx, build: Build, tq: Dim, tk: Dim, span: Span, kSpan: Span): readonly ValueId[] | undefined {
-  const q = raggedOf(build, tq) ?? one(tq);
-  const k = raggedOf(build, tk) ?? one(tk);
+  const q = raggedOf(build, tq) ?? oneSegment(tq);
+  const k = raggedOf(build, tk) ?? oneSegment(tk);
   if (q.over.text !== k.over.text) {
     // An empty loop over one segment is as good as none: sizes decide only where both are known to differ.
     if (!(build.abstract && (dimConstant(q.over) === undefined || dimConstant(k.over) === undefined))) {

@@ -334,7 +334,8 @@ function assign(cx: Cx, build: Build, s: Extract<Statement, { kind: "assign" }>,
 function repeat(cx: Cx, build: Build, s: Extract<Statement, { kind: "repeat" }>, scope: Scope): void {
   const from = hostExpr(cx, s.from, scope);
   const type = from === undefined ? errorType : elementOf(cx, from, s.from.span);
-  const known = from === undefined || type.k === "error" ? undefined : constantOf(cx, from, s.from.span);
+  let unknown = false;
+  const known = from === undefined || type.k === "error" ? undefined : constantOf(cx, from, s.from.span, () => (unknown = true));
   const once = (value: Value): void => {
     const inner = scope.inner();
     if (s.variable.name !== "_") inner.define(s.variable.name, value, s.variable.span);
@@ -364,9 +365,10 @@ function repeat(cx: Cx, build: Build, s: Extract<Statement, { kind: "repeat" }>,
     once(type.k === "int" ? symbolValue(name) : errorValue);
     return;
   }
-  cx.report.error("UHD0207", s.from.span, "how often a block is repeated must be known at compile time", {
-    found: hostTypeText(from.type),
-  });
+  if (unknown)
+    cx.report.error("UHD0207", s.from.span, "how often a block is repeated must be known at compile time", {
+      found: hostTypeText(from.type),
+    });
 }
 
 /** `ragged T over P = lengths`: T is their sum; c lengths of one size make it a product. */

@@ -39,13 +39,12 @@ export function subscriptTensor(cx: Cx, x: TensorVal, at: readonly Subscript[], 
 }
 
 /** A position counted from the end where it is a negative constant. */
-function position(cx: Cx, e: Extract<Subscript, { kind: "index" }>["value"], size: Dim, scope: Scope): Dim | undefined {
-  const v = cx.expr(e, scope);
+function position(cx: Cx, v: Value, span: Span, size: Dim): Dim | undefined {
   if (v.k !== "host") {
-    if (v.k !== "error") cx.report.error("UHD0311", e.span, "a position is an integer", { expected: "int" });
+    if (v.k !== "error") cx.report.error("UHD0311", span, "a position is an integer", { expected: "int" });
     return undefined;
   }
-  const d = sizeOf(cx, v, e.span, "at");
+  const d = sizeOf(cx, v, span, "at");
   const c = d === undefined ? undefined : dimConstant(d);
   return c !== undefined && c < 0 ? dimAdd(size, dim(c)) : d;
 }
@@ -76,14 +75,9 @@ function indexAxis(
     cx.report.error("UHD0311", s.span, "a tensor as index stands alone", { expected: "x[index], rows of the first dimension" });
     return errorValue;
   }
-  const at = v.k === "host" && v.dim !== undefined ? negative(v.dim, size) : position(cx, s.value, size, scope);
+  const at = position(cx, v, s.value.span, size);
   if (at === undefined) return errorValue;
   return emit(cx, "slice", [{ id: x.id, span: xSpan }], { axis, start: at, stop: dimAdd(at, dim(1)), step: 1 }, s.span);
-}
-
-function negative(d: Dim, size: Dim): Dim {
-  const c = dimConstant(d);
-  return c !== undefined && c < 0 ? dimAdd(size, dim(c)) : d;
 }
 
 function sliceAxis(
@@ -96,16 +90,19 @@ function sliceAxis(
   scope: Scope,
 ): Value {
   if (s.from === undefined && s.to === undefined && s.step === undefined) return x;
-  const start = s.from === undefined ? dim(0) : position(cx, s.from, size, scope);
-  const stop = s.to === undefined ? size : position(cx, s.to, size, scope);
+  const start = s.from === undefined ? dim(0) : position(cx, cx.expr(s.from, scope), s.from.span, size);
+  const stop = s.to === undefined ? size : position(cx, cx.expr(s.to, scope), s.to.span, size);
   let step = 1;
   if (s.step !== undefined) {
     const v = cx.expr(s.step, scope);
-    const known = v.k === "host" && v.type.k === "int" ? constantOf(cx, v, s.step.span) : undefined;
-    if (typeof known !== "number") {
-      if (v.k !== "error") cx.report.error("UHD0311", s.step.span, "a step is an integer known at compile time", { expected: "int" });
+    const { span } = s.step;
+    const wrong = (): void => cx.report.error("UHD0311", span, "a step is an integer known at compile time", { expected: "int" });
+    if (v.k !== "host" || v.type.k !== "int") {
+      if (v.k !== "error") wrong();
       return errorValue;
     }
+    const known = constantOf(cx, v, span, wrong);
+    if (typeof known !== "number") return errorValue;
     step = known;
   }
   if (start === undefined || stop === undefined) return errorValue;
