@@ -242,6 +242,8 @@ describe("mutations of the graphs", () => {
   });
 
   test("operands of a commutative operator may be swapped: nothing is reported", () => {
-    for (const { m, outcome } of judged) if (m.commutative && m.kind === "swap") expect(outcome.k, m.what).not.toBe("refused at run");
+    const swapped = judged.filter(({ m }) => m.commutative && m.kind === "swap");
+    expect(swapped.length).toBeGreaterThan(0);
+    expect(swapped.flatMap(({ m, outcome }) => (outcome.k === "reported" || outcome.k === "refused at run" ? [m.what] : []))).toEqual([]);
   });
 });
