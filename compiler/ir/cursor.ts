@@ -1,5 +1,5 @@
-// A line of a level's text and a place in it: what the parsers of all levels are made of. Every failure is an
-// IrParseError with line and column.
+// A line of a level's text and a place in it, and the frame around the lines: what the parsers of all levels are made
+// of. Every failure is an IrParseError with line and column.
 
 import { DimError, dimParse, type Dim } from "./dim.ts";
 
@@ -147,6 +147,28 @@ export class Cursor {
   #space(): void {
     while (this.#text[this.#at] === " ") this.#at++;
   }
+}
+
+/**
+ * The name that `open` reads at the first line of `text`; the other lines, which `line` reads, end with `}`. Lines may
+ * be empty. `what` is what the text is of.
+ */
+export function readFramed(text: string, what: string, open: (c: Cursor) => string, line: (c: Cursor) => void): string {
+  let name: string | undefined;
+  let closed = false;
+  const lines = text.split("\n");
+  for (const [i, content] of lines.entries()) {
+    const c = new Cursor(content, i + 1);
+    if (content.trim() === "") continue;
+    if (closed) c.fail(`nothing after the ${what}`);
+    if (name === undefined) name = open(c);
+    else if (c.take("}")) closed = true;
+    else line(c);
+    c.end();
+  }
+  if (name === undefined) throw new IrParseError(`there is no ${what}`, lines.length, 1);
+  if (!closed) throw new IrParseError(`the ${what} is not closed`, lines.length, 1);
+  return name;
 }
 
 function revive(_key: string, value: unknown): unknown {

@@ -1,7 +1,7 @@
 // Reads the text that print.ts writes. Reports the line and column of what it did not expect; does not check
 // that the graph makes sense (see verify.ts).
 
-import { Cursor, IrParseError } from "../cursor.ts";
+import { readFramed, type Cursor } from "../cursor.ts";
 import type { DimSymbol } from "../dim.ts";
 import { isDType } from "../dtype.ts";
 import type { Loc } from "../loc.ts";
@@ -93,19 +93,14 @@ export function parseGraph(text: string): Graph {
   const outputs: { name: string; value: number }[] = [];
   const updates: { state: string; value: number }[] = [];
   let host: HostProgram = emptyHostProgram;
-  let name: string | undefined;
-  let closed = false;
-  const lines = text.split("\n");
-  for (const [i, line] of lines.entries()) {
-    const c = new Cursor(line, i + 1);
-    if (line.trim() === "") continue;
-    if (closed) c.fail("nothing after the graph");
-    if (name === undefined) {
-      c.need("graph");
-      name = c.string();
-      c.need("{");
-    } else if (c.take("}")) closed = true;
-    else if (c.match(/(?=%)/y) !== undefined) nodes.push(parseNode(c, spans));
+  const open = (c: Cursor): string => {
+    c.need("graph");
+    const name = c.string();
+    c.need("{");
+    return name;
+  };
+  const name = readFramed(text, "graph", open, (c) => {
+    if (c.match(/(?=%)/y) !== undefined) nodes.push(parseNode(c, spans));
     else if (c.take("span ")) spans.line(c);
     else if (c.take("symbol ")) symbols.push(parseSymbol(c));
     else if (c.take("argument ")) symbols.push({ ...parseSymbol(c), argument: true });
@@ -113,10 +108,7 @@ export function parseGraph(text: string): Graph {
     else if (c.take("output ")) outputs.push({ name: c.string(), value: parseTarget(c) });
     else if (c.take("update ")) updates.push({ state: c.string(), value: parseTarget(c) });
     else c.fail("a value, symbol, argument, host, span, output or update");
-    c.end();
-  }
-  if (name === undefined || !closed)
-    throw new IrParseError(name === undefined ? "there is no graph" : "the graph is not closed", lines.length, 1);
+  });
   return { name, symbols, host, nodes, outputs, updates };
 }
 

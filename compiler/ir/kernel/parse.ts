@@ -1,7 +1,7 @@
 // Reads the text that print.ts writes. Reports the line and column of what it did not expect; does not check that
 // the kernel makes sense (see verify.ts).
 
-import { Cursor, IrParseError } from "../cursor.ts";
+import { readFramed, type Cursor } from "../cursor.ts";
 import { isDType } from "../dtype.ts";
 import type { Loc } from "../loc.ts";
 import { SpanReader } from "../spans.ts";
@@ -19,19 +19,14 @@ export function parseKernel(text: string): Kernel {
   const spans = new SpanReader();
   let reader: ExprReader | undefined;
   let pattern: Pattern | undefined;
-  let name: string | undefined;
-  let closed = false;
-  const lines = text.split("\n");
-  for (const [i, line] of lines.entries()) {
-    const c = new Cursor(line, i + 1);
-    if (line.trim() === "") continue;
-    if (closed) c.fail("nothing after the kernel");
-    if (name === undefined) {
-      c.need("kernel");
-      name = c.sees(/"/y) ? c.string() : "";
-      c.need("{");
-    } else if (c.take("}")) closed = true;
-    else if (c.take("span ")) spans.line(c);
+  const open = (c: Cursor): string => {
+    c.need("kernel");
+    const name = c.sees(/"/y) ? c.string() : "";
+    c.need("{");
+    return name;
+  };
+  const name = readFramed(text, "kernel", open, (c) => {
+    if (c.take("span ")) spans.line(c);
     else if (c.take("axis ")) axes.push(parseAxis(c));
     else if (reader === undefined && c.take("read ")) buffers.push(parseBuffer(c, "read"));
     else if (reader === undefined && c.take("write ")) buffers.push(parseBuffer(c, "write"));
@@ -46,10 +41,7 @@ export function parseKernel(text: string): Kernel {
       else if (pattern === undefined && c.take("pattern ")) pattern = parsePattern(c, reader);
       else c.fail("an axis, buffer, definition, stage, schedule, pattern or source");
     }
-    c.end();
-  }
-  if (name === undefined || !closed)
-    throw new IrParseError(name === undefined ? "there is no kernel" : "the kernel is not closed", lines.length, 1);
+  });
   return { name, axes, buffers, stages, schedule, ...(pattern === undefined ? {} : { pattern }), sources };
 }
 

@@ -1,31 +1,21 @@
 // Reads the text that print.ts writes. Reports the line and column of what it did not expect; does not check that
 // the plan makes sense (see verify.ts). Shape code was written from host expressions, and is checked where it runs.
 
-import { Cursor, IrParseError } from "../cursor.ts";
+import { readFramed, type Cursor } from "../cursor.ts";
 import { isDType, type DType } from "../dtype.ts";
 import type { HostExpr, HostFunction, HostProgram, HostTable } from "./host.ts";
 import type { Plan, PlanBuffer, PlanKernel, PlanLimit, PlanParam, PlanSymbol, Step } from "./types.ts";
 
 /** The plan whose text this is. Throws IrParseError. */
 export function parsePlan(text: string): Plan {
-  const lines = text.split("\n");
   const plan = new Reader();
-  let name: string | undefined;
-  let closed = false;
-  for (const [i, line] of lines.entries()) {
-    const c = new Cursor(line, i + 1);
-    if (line.trim() === "") continue;
-    if (closed) c.fail("nothing after the plan");
-    if (name === undefined) {
-      c.need("plan");
-      name = c.string();
-      c.need("version 1 {");
-    } else if (c.take("}")) closed = true;
-    else plan.line(c);
-    c.end();
-  }
-  if (name === undefined || !closed)
-    throw new IrParseError(name === undefined ? "there is no plan" : "the plan is not closed", lines.length, 1);
+  const open = (c: Cursor): string => {
+    c.need("plan");
+    const name = c.string();
+    c.need("version 1 {");
+    return name;
+  };
+  const name = readFramed(text, "plan", open, (c) => plan.line(c));
   return { format: "uhd-plan", version: 1, name, ...plan.parts() };
 }
 
