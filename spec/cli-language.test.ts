@@ -1,35 +1,14 @@
 // uhdc check, fmt and shape as a user runs them: child processes, with what they print where and how they end.
-// The command line is bundled here from its sources, so that nothing depends on a build.
 
 import { spawn, spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
-import { build } from "esbuild";
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, beforeEach, describe, expect, test } from "vitest";
+import { builtFolder, root } from "./cli-support.ts";
 
-const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..");
-// Under node_modules, so that the packages that are not bundled are found from there.
-mkdirSync(path.join(root, "node_modules/.cache"), { recursive: true });
-const bundle = mkdtempSync(path.join(root, "node_modules/.cache/uhdc-"));
-const uhdc = path.join(bundle, "uhdc.js");
+const uhdc = path.join(builtFolder(), "compiler/cli/uhdc.js");
 let folder = "";
-
-beforeAll(async () => {
-  await build({
-    entryPoints: [path.join(root, "compiler/cli/uhdc.ts")],
-    outdir: bundle,
-    bundle: true,
-    splitting: true,
-    platform: "node",
-    target: "node20",
-    format: "esm",
-    packages: "external",
-    logLevel: "error",
-  });
-  writeFileSync(path.join(bundle, "package.json"), '{ "type": "module" }');
-});
 
 beforeEach(() => {
   if (folder !== "") rmSync(folder, { recursive: true, force: true });
@@ -37,7 +16,6 @@ beforeEach(() => {
 });
 
 afterAll(() => {
-  rmSync(bundle, { recursive: true, force: true });
   if (folder !== "") rmSync(folder, { recursive: true, force: true });
 });
 
