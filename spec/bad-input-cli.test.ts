@@ -7,6 +7,8 @@ import path from "node:path";
 import { deflateSync } from "node:zlib";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { explainFailure } from "../compiler/cli/failures.ts";
+import * as errors from "../runtime/errors.ts";
 import { openSafetensors } from "../runtime/weights/safetensors.ts";
 import { smallGraph, uhdc } from "./cli-support.ts";
 
@@ -269,6 +271,28 @@ describe("a program", () => {
     expect(existsSync(inFolder("out"))).toBe(false);
     expect(performance.now() - begin).toBeLessThan(30_000);
   });
+});
+
+test("every error of the runtime is the user's to mend, not a defect", () => {
+  const classes = Object.values(errors).filter((value) => value.prototype instanceof errors.UhdError);
+  expect(classes.length).toBeGreaterThan(8);
+  for (const { name, prototype } of classes) {
+    const error = Object.assign(Object.create(prototype) as Error, { name, message: "what is wrong" });
+    expect(explainFailure(error).message, name).toBe("what is wrong");
+  }
+});
+
+test("a language model's folder without a tokenizer is refused", async () => {
+  mkdirSync(inFolder("wordless"));
+  writeFileSync(
+    inFolder("wordless/config.json"),
+    '{"model_type":"llama","hidden_size":64,"intermediate_size":64,"num_hidden_layers":1,"num_attention_heads":2,' +
+      '"vocab_size":320,"rms_norm_eps":1e-5,"max_position_embeddings":128}',
+  );
+  const { code, stdout, stderr } = await uhdc(["chat", inFolder("wordless"), "--prompt", "hello"]);
+  expect(stderr).toMatch(/^\S+wordless has no tokenizer\.json and no tokenizer\.model\n$/);
+  expect(stdout).toBe("");
+  expect(code).toBe(1);
 });
 
 describe("an artefact's folder", () => {

@@ -12,6 +12,7 @@ const codes: Readonly<Record<string, ExitCode>> = {
   SafetensorsError: 1,
   GgufError: 1,
   PickleError: 1,
+  TextError: 1,
   WeightsError: 1,
   ArtefactError: 1,
   ArtefactWriteError: 1,
