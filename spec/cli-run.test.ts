@@ -1,7 +1,7 @@
 // `uhdc run`: what it prints and writes, that weights come from where they are said to come from, and that stopping it
 // leaves nothing behind.
 
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import sharp from "sharp";
@@ -44,6 +44,18 @@ const visual = (out: string): Buffer => {
   // Without the header, which names the image and says "untrained".
   return bytes.subarray(8 + Number(bytes.readBigUInt64LE(0)));
 };
+
+/** The weights of seed 7 for an artefact: the encoder's, and the others. */
+function checkpoints(artefact: string, prefix: string): [Map<string, Tensor>, Map<string, Tensor>] {
+  const plan = JSON.parse(readFileSync(inFolder(`${artefact}/plan.json`), "utf8")) as Plan;
+  const files: [Map<string, Tensor>, Map<string, Tensor>] = [new Map(), new Map()];
+  for (const { name, shape, init } of plan.params) {
+    const data = new Float32Array(shape.reduce((x, y) => x * y, 1));
+    seededElements(7, name, init ?? defaultInit, 0, data);
+    files[name.startsWith("vision_model") ? 0 : 1].set(`${prefix}${name}`, { dtype: "f32", shape, data });
+  }
+  return files;
+}
 
 beforeAll(async () => {
   const { code, stderr } = await uhdc(["compile", ...smallGraph, "-o", inFolder("artefact")]);
@@ -98,13 +110,7 @@ describe("uhdc run", () => {
   });
 
   test("takes weights from several files, and is then not untrained", async () => {
-    const plan = JSON.parse(readFileSync(inFolder("artefact/plan.json"), "utf8")) as Plan;
-    const files: [Map<string, Tensor>, Map<string, Tensor>] = [new Map(), new Map()];
-    for (const { name, shape, init } of plan.params) {
-      const data = new Float32Array(shape.reduce((x, y) => x * y, 1));
-      seededElements(7, name, init ?? defaultInit, 0, data);
-      files[name.startsWith("vision_model") ? 0 : 1].set(`checkpoint.${name}`, { dtype: "f32", shape, data });
-    }
+    const files = checkpoints("artefact", "checkpoint.");
     await writeSafetensors(inFolder("vision.safetensors"), files[0]);
     files[1].set("checkpoint.head", { dtype: "f32", shape: [1], data: new Float32Array(1) });
     await writeSafetensors(inFolder("rest.safetensors"), files[1]);
@@ -118,6 +124,30 @@ describe("uhdc run", () => {
     expect(report.untrained).toBe(false);
     await runJson([inFolder("artefact"), "--image", photo, "--init", "seeded:7", "-o", inFolder("seeded")]);
     expect(visual(inFolder("weighted")).equals(visual(inFolder("seeded")))).toBe(true);
+  });
+
+  test("takes the separators out of a language model's folder, as the README says", async () => {
+    const table = [...smallGraph, "--set", "embedding_table=true", "--set", "vocabulary=29900"];
+    await uhdc(["compile", ...table, "-o", inFolder("table")]);
+    const files = checkpoints("table", "");
+    expect(files[1].has("model.embed_tokens.weight")).toBe(true);
+    mkdirSync(inFolder("vicuna-uhd"));
+    writeFileSync(inFolder("vicuna-uhd/config.json"), "{}");
+    await writeSafetensors(
+      inFolder("clip.safetensors"),
+      files[0].set("logit_scale", { dtype: "f32", shape: [1], data: new Float32Array(1) }),
+    );
+    await writeSafetensors(inFolder("vicuna-uhd/model.safetensors"), files[1]);
+    const weights = ["--weights", inFolder("clip.safetensors"), inFolder("vicuna-uhd"), "--ignore-extra"];
+    const report = await runJson([...table, "--image", photo, ...weights, "-o", inFolder("tabled")]);
+    expect(report.untrained).toBe(false);
+    const values = new Float32Array(new Uint8Array(visual(inFolder("tabled"))).buffer);
+    const comma = files[1].get("model.embed_tokens.weight")?.data.subarray(29_892 * 64, 29_893 * 64);
+    // Behind the four tokens of the first slice.
+    expect(values.subarray(4 * 64, 5 * 64)).toEqual(comma);
+    const refused = await uhdc(["run", ...smallGraph, "--image", photo, ...weights, "-o", inFolder("tableless")]);
+    expect(refused.stderr).toMatch(/missing \(1\): separators\.weight/);
+    expect(refused.code).toBe(1);
   });
 
   test("without weights says how to go on", async () => {
