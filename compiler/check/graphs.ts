@@ -13,7 +13,7 @@ import { hostExpr } from "./values.ts";
 import { hostTypeOf, noBounds } from "./items.ts";
 import { forwardBody, instantiate } from "./modules.ts";
 import { oneSegment } from "./ragged.ts";
-import { declaredType, dtypeOf, implicitName } from "./shapes.ts";
+import { declaredType, implicitName } from "./shapes.ts";
 
 function newBuild(name: string, abstract: boolean): Build {
   return {
@@ -62,9 +62,7 @@ function declareArgument(cx: Cx, build: Build, p: Parameter, scope: Scope): void
   const [lower, upper] = p.bounds === undefined ? [0, undefined] : boundsOf(cx, p.bounds, scope);
   const before = scope.names.get(p.name.name);
   if (before !== undefined) {
-    cx.report.error("UHD0102", p.name.span, `${p.name.name} is declared twice`, {
-      notes: [{ span: before.span, message: "it is declared here" }],
-    });
+    cx.report.twice(p.name.name, p.name.span, before.span);
     return;
   }
   const symbol = build.builder.argument(build.namer.fresh(p.name.name), lower, upper);
@@ -119,10 +117,7 @@ export function elaborateGraph(cx: Cx, entity: Extract<Entity, { k: "graph" }>):
     if (isInteger(p)) continue;
     const type = p.type.kind === "tensor" ? declaredType(cx, p.type, scope) : undefined;
     const seen = scope.names.get(p.name.name);
-    if (seen !== undefined)
-      cx.report.error("UHD0102", p.name.span, `${p.name.name} is declared twice`, {
-        notes: [{ span: seen.span, message: "it is declared here" }],
-      });
+    if (seen !== undefined) cx.report.twice(p.name.name, p.name.span, seen.span);
     if (type === undefined) {
       scope.define(p.name.name, { k: "error" }, p.name.span);
       continue;
@@ -222,7 +217,8 @@ function checkForward(cx: Cx, build: Build, forward: ForwardItem, scope: Scope, 
   for (const p of forward.params) noBounds(cx, p);
   for (const p of forward.params) if (p.type.kind === "tensor") declareSizes(cx, build, p.type.dims, scope);
   for (const p of forward.params) {
-    if (scope.names.has(p.name.name)) cx.report.error("UHD0102", p.name.span, `${p.name.name} is declared twice`);
+    const before = scope.names.get(p.name.name);
+    if (before !== undefined) cx.report.twice(p.name.name, p.name.span, before.span);
     if (p.type.kind !== "tensor") {
       const type = hostTypeOf(cx, p.type, scope.unit);
       const name = build.namer.fresh(p.name.name);
@@ -230,7 +226,6 @@ function checkForward(cx: Cx, build: Build, forward: ForwardItem, scope: Scope, 
       scope.define(p.name.name, type.k === "int" ? symbolValue(name) : { k: "host", type, expr: { k: "var", name } }, p.name.span);
       continue;
     }
-    dtypeOf(cx, p.type);
     const type = declaredType(cx, p.type, scope);
     if (type === undefined) {
       scope.define(p.name.name, { k: "error" }, p.name.span);

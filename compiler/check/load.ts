@@ -102,7 +102,7 @@ function declare(cx: Cx, unit: Unit, item: Item, load: (file: string, from: Span
   const add = (name: string, entity: Entity, span: Span): void => {
     const before = unit.names.get(name);
     if (before === undefined) unit.names.set(name, { entity, span });
-    else cx.report.error("UHD0102", span, `${name} is declared twice`, { notes: [{ span: before.span, message: "it is declared here" }] });
+    else cx.report.twice(name, span, before.span);
   };
   switch (item.kind) {
     case "import": {

@@ -54,10 +54,9 @@ function pathOf(cx: Cx, e: Expr | undefined, fallback: string, scope: Scope): st
 
 /** Defines what `use` names: an instance, or an array of them. */
 export function useModule(cx: Cx, item: UseItem, scope: Scope, prefix: string): void {
-  if (scope.names.has(item.name.name)) {
-    cx.report.error("UHD0102", item.name.span, `${item.name.name} is declared twice`, {
-      notes: [{ span: scope.names.get(item.name.name)?.span ?? item.name.span, message: "it is declared here" }],
-    });
+  const before = scope.names.get(item.name.name);
+  if (before !== undefined) {
+    cx.report.twice(item.name.name, item.name.span, before.span);
     return;
   }
   const entity = scope.unit.names.get(item.module.name)?.entity;
@@ -241,10 +240,7 @@ export function instantiate(cx: Cx, entity: ModuleEntity, args: ReadonlyMap<stri
     else if (m.kind === "let") cx.letStatement(m, scope);
     else if (m.kind === "param") {
       const before = scope.names.get(m.name.name);
-      if (before !== undefined)
-        cx.report.error("UHD0102", m.name.span, `${m.name.name} is declared twice`, {
-          notes: [{ span: before.span, message: "it is declared here" }],
-        });
+      if (before !== undefined) cx.report.twice(m.name.name, m.name.span, before.span);
       else scope.defineLazy(m.name.name, () => makeParam(cx, build, instance, m), m.name.span);
     }
   }

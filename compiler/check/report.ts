@@ -54,6 +54,11 @@ export class Reporter {
     });
   }
 
+  /** A name that is declared again where it has been: `before` is the first place. */
+  twice(name: string, span: Span, before: Span): void {
+    this.error("UHD0102", span, `${name} is declared twice`, { notes: [{ span: before, message: "it is declared here" }] });
+  }
+
   /** Diagnostics of the parser, kept as they are. */
   adopt(diagnostics: readonly Diagnostic[]): void {
     for (const d of diagnostics) {

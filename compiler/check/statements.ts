@@ -183,9 +183,7 @@ function statement(cx: Cx, s: Statement, scope: Scope): void {
 function define(cx: Cx, scope: Scope, name: string, value: Value, at: { readonly name: { readonly span: Statement["span"] } }): boolean {
   const before = scope.names.get(name);
   if (before !== undefined) {
-    cx.report.error("UHD0102", at.name.span, `${name} is declared twice`, {
-      notes: [{ span: before.span, message: "it is declared here" }],
-    });
+    cx.report.twice(name, at.name.span, before.span);
     return false;
   }
   scope.define(name, value, at.name.span);
