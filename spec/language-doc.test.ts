@@ -9,6 +9,7 @@ import { loadProgram, type Program } from "../compiler/check/index.ts";
 import { renderDiagnostics } from "../compiler/diagnostics/index.ts";
 import { hostBuiltins } from "../compiler/ir/plan/host-builtins.ts";
 import { parseFile } from "../compiler/syntax/index.ts";
+import { allTokens } from "../compiler/syntax/tokens.ts";
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..");
 const page = path.join(root, "spec/language.md");
@@ -107,6 +108,8 @@ test("every code has a test", () => {
 test("the words that are no names are those of the grammar", () => {
   const listed = /These words are no names:\s*`([^`]*)`/.exec(text)?.[1]?.split(/\s+/) ?? [];
   expect(listed.length).toBeGreaterThan(20);
+  const words = allTokens.flatMap((t) => /^Keyword_(.*)$/.exec(t.name)?.[1] ?? []);
+  expect([...listed].sort()).toEqual([...words].sort());
   for (const word of listed) expect(parseFile("w.uhd", `const ${word} = 1`).diagnostics.length, word).toBe(1);
   for (const word of ["from", "as", "at", "over", "where"]) expect(parseFile("w.uhd", `const ${word} = 1`).diagnostics, word).toEqual([]);
 });

@@ -140,7 +140,7 @@ describe("thin and tiny images", () => {
     [10000, 1],
     [20000, 20000],
     [1, 20000],
-  ])("%i×%i gives pictures of at least one patch and at most 576 a side", (W, H) => {
+  ])("%i×%i gives pictures of at least one patch; of the paper policy at most 576 a side", (W, H) => {
     for (const policy of ["paper", "seed", "v1", "minicpm_v"]) {
       const found = layout(policy, W, H);
       expect(found.pictures.length, policy).toBeGreaterThan(0);
