@@ -16,6 +16,8 @@ interface TokensFixture {
     /** By the name of the pre-tokenizer. */
     readonly ids: Readonly<Record<string, Ids>>;
     readonly json: JsonShell;
+    /** Where a space is put before each text. */
+    readonly spaced: { readonly json: JsonShell; readonly texts: readonly string[]; readonly ids: Ids };
     readonly decoded: readonly string[];
     /** With SmolLM2's whole vocabulary. */
     readonly whole: { readonly size: number; readonly ids: Ids };

@@ -144,6 +144,13 @@ describe("a tokenizer.json", () => {
     expect(encoded(tokenizer, byteLevel.texts)).toEqual(expected(byteLevel.texts, byteLevel.ids.smollm ?? []));
   });
 
+  test("that puts a space before each text, and cuts words itself, gives them too", async () => {
+    const { "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": merges } = byteLevel.metadata;
+    const { json, texts, ids } = byteLevel.spaced;
+    const tokenizer = await tokenizerFromJson(complete(json, tokens, merges));
+    expect(encoded(tokenizer, texts)).toEqual(expected(texts, ids));
+  });
+
   test.each(scored.prefixed.json.map((entry, i) => [i, entry] as const))(
     "of the LLaMA family gives them, however it is written (%i)",
     async (_, entry) => {

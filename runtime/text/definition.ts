@@ -8,7 +8,8 @@
 //   different ids, the definition is written so that they agree, or refused when it cannot be:
 //   - `Digits` knows only 0…9 there; all of Unicode's category N here, as in Rust. It becomes a `Split` on \p{N}.
 //   - `ByteLevel` with its own pattern takes JavaScript's \s, which has U+FEFF and lacks U+0085. It becomes a `Split` on
-//     the pattern, for which the library translates \s, and a `ByteLevel` without a pattern.
+//     the pattern, for which the library translates \s, and a `ByteLevel` without a pattern. The space that it may put
+//     before a text becomes a `Replace` before both.
 //   - `Metaspace` never splits there; in Rust it does unless `split` is false. An older name of `prepend_scheme` is unknown.
 //   - An inverted or string-valued `Split`; one that merges with its neighbours is not implemented, nor are added tokens that
 //     must be single words.
@@ -303,7 +304,9 @@ function preTokenizerFor(part: JsonPart | undefined, model: BpeModel): JsonPart 
         return [splitOn(p.individual_digits === true ? "\\p{N}" : "\\p{N}+")];
       case "ByteLevel":
         return [
-          ...(p.use_regex !== false && p.add_prefix_space !== true ? [splitOn(wordPattern), byteCharacters] : [p]),
+          ...(p.add_prefix_space === true ? [spaceBefore] : []),
+          ...(p.use_regex === false ? [] : [splitOn(wordPattern)]),
+          byteCharacters,
           ...withoutMissing(model),
         ];
       case "Split":
@@ -316,6 +319,9 @@ function preTokenizerFor(part: JsonPart | undefined, model: BpeModel): JsonPart 
   });
   return parts.length === 0 ? null : sequence("pretokenizers", parts);
 }
+
+/** Puts a space before a text that is not empty and does not begin with one. In the library's patterns "^" is any line's begin. */
+const spaceBefore: JsonPart = { type: "Replace", pattern: { Regex: "(?<![\\p{L}\\P{L}])(?=[^ ])" }, content: " " };
 
 /** Takes out the bytes for which there is no token of any kind. */
 function withoutMissing(model: BpeModel): readonly JsonPart[] {

@@ -69,6 +69,8 @@ MARKED = [
     "<|im_end",
     "<|im_start|><|im_start|>",
 ]
+# What JavaScript and Rust disagree on, whether it is a space, beside what decides it.
+SPACES = ["\ufeffa", "x  \ufeff\ufeff  y", "a\u0085\u0085b", "\u0085\u0085", " \u0085 a", "\n\nhi", "a\nb\n\nc", "\u00a0a"]
 WORD = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PRE = {
@@ -113,11 +115,14 @@ def smollm2(path):
         return [made.encode(t).ids for t in texts]
 
     small = byte_level({t: i for i, t in enumerate(tokens[:count])}, merges[:MERGES], specials, "smollm")
+    spaced = byte_level({t: i for i, t in enumerate(tokens[:count])}, merges[:MERGES], specials, "smollm")
+    spaced.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     return {
         "metadata": few,
         "texts": texts,
         "ids": {pre: ids(count, merges[:MERGES], pre) for pre in PRE},
         "json": shell(small),
+        "spaced": {"json": shell(spaced), "texts": texts + SPACES, "ids": [spaced.encode(t).ids for t in texts + SPACES]},
         "decoded": [small.decode(small.encode(t).ids, skip_special_tokens=False) for t in texts],
         "whole": {"size": len(tokens), "ids": ids(len(tokens), merges, "smollm")},
         "chats": chats(fields["tokenizer.chat_template"], tokens[fields["tokenizer.ggml.bos_token_id"]], tokens[fields["tokenizer.ggml.eos_token_id"]]),
