@@ -3,7 +3,8 @@
 
 import type { Span } from "../ir/loc.ts";
 
-interface Node {
+/** Exported because the declarations of the grammar name it. */
+export interface Node {
   readonly span: Span;
 }
 
