@@ -5,10 +5,10 @@ export interface Terminal {
   readonly color: boolean;
   out(text: string): void;
   err(text: string): void;
-  /** A line that replaces the one before on a terminal; elsewhere nothing until `done`. */
+  /** A line that replaces the one before on a terminal; elsewhere nothing. */
   progress(text: string): void;
-  /** Ends the progress line, leaving `text` when given. */
-  done(text?: string): void;
+  /** Takes the progress line away. */
+  done(): void;
 }
 
 export function processTerminal(): Terminal {
@@ -35,10 +35,7 @@ export function processTerminal(): Terminal {
       process.stderr.write(text.slice(0, (process.stderr.columns ?? 80) - 1));
       open = true;
     },
-    done(text) {
-      clear();
-      if (text !== undefined) process.stderr.write(`${text}\n`);
-    },
+    done: clear,
   };
 }
 

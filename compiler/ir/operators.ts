@@ -3,6 +3,9 @@
 import type { Cursor } from "./cursor.ts";
 import { numberText } from "./text.ts";
 
+/** Operations that give a truth value for each pair of operands. */
+export const comparisons: ReadonlySet<string> = new Set(["eq", "ne", "lt", "le", "gt", "ge"]);
+
 /** How an operation between its operands is written, and how tightly it binds. All associate to the left. */
 interface Infix {
   readonly sign: string;

@@ -3,8 +3,9 @@
 // before it; pointers are formed outside loops. Folds become loops with accumulators.
 
 import { dimSymbols, type Atom, type Dim } from "../ir/dim.ts";
+import { typeOfImp } from "../ir/imp/build.ts";
 import type { ImpExpr, ImpStmt, ImpType } from "../ir/imp/types.ts";
-import { scalarTypeOf, type BinaryOp, type Expr, type FoldOp, type KernelBuffer, type ScalarType } from "../ir/kernel/types.ts";
+import { scalarTypeOf, type Expr, type FoldOp, type KernelBuffer, type ScalarType } from "../ir/kernel/types.ts";
 import { foldIdentity, operandsOf, typeOfExpr } from "../ir/kernel/build.ts";
 import { constantPart, Interner, Reads, strideOf, substitute } from "../ir/kernel/intern.ts";
 import { Vectors } from "./vectors.ts";
@@ -42,12 +43,7 @@ export const binary = (op: Extract<ImpExpr, { k: "binary" }>["op"], a: ImpExpr, 
   type,
 });
 
-export function impType(e: ImpExpr): ImpType {
-  return e.k === "dim" ? "i32" : e.type;
-}
-
 const vectorType = (t: ScalarType): "f32x4" | "i32x4" => (t === "f32" ? "f32x4" : "i32x4");
-const comparisons: ReadonlySet<BinaryOp> = new Set(["eq", "ne", "lt", "le", "gt", "ge"]);
 
 /** Neighbours a fold over its own axis handles at once: four vectors hide the latency of an addition. */
 const foldVectors = 4;
@@ -75,7 +71,7 @@ export class Emitter {
 
   name(block: Block, hint: string, value: ImpExpr, mutable = false): ImpExpr {
     const name = this.fresh(hint);
-    const type = impType(value);
+    const type = typeOfImp(value);
     block.statements.push({ k: "let", name, type, value, mutable });
     return { k: "var", name, type };
   }
@@ -169,16 +165,11 @@ export class Emitter {
         return this.cast(this.emit(e.a, block, axis), typeOfExpr(e.a), e.type, vector);
       case "binary": {
         const [a, b] = [this.emit(e.a, block, axis), this.emit(e.b, block, axis)];
-        return binary(
-          e.op,
-          a,
-          b,
-          !vector ? (comparisons.has(e.op) ? "bool" : e.type) : comparisons.has(e.op) ? "i32x4" : vectorType(e.type),
-        );
+        return binary(e.op, a, b, vector ? vectorType(e.type) : e.type);
       }
       case "select": {
         const cond = this.emit(e.cond, block, this.reads.of(e.cond).has(axis ?? "") ? axis : undefined);
-        const lazy = !(impType(cond) === "i32x4") && (this.vectors.loads(e.a) || this.vectors.loads(e.b));
+        const lazy = !(typeOfImp(cond) === "i32x4") && (this.vectors.loads(e.a) || this.vectors.loads(e.b));
         const type = vector ? vectorType(e.type) : e.type;
         if (!lazy) return { k: "select", cond, a: this.emit(e.a, block, axis), b: this.emit(e.b, block, axis), type };
         const result = this.name(block, "s", zero(type), true);
@@ -339,7 +330,7 @@ export class Emitter {
     const accumulate = (into: Block, acc: ImpExpr, value: Expr, along: Vector): void => {
       const fused = e.op === "sum" && value.k === "binary" && value.op === "mul" && e.type === "f32";
       const next: ImpExpr = fused
-        ? { k: "fma", a: this.emit(value.a, into, along), b: this.emit(value.b, into, along), c: acc, type: impType(acc) }
+        ? { k: "fma", a: this.emit(value.a, into, along), b: this.emit(value.b, into, along), c: acc, type: typeOfImp(acc) }
         : combine(acc, this.emit(value, into, along));
       into.statements.push({ k: "assign", name: nameOf(acc), value: next });
     };
@@ -400,7 +391,7 @@ export class Emitter {
   }
 
   private combine(op: FoldOp, a: ImpExpr, b: ImpExpr): ImpExpr {
-    return binary(op === "sum" ? "add" : op === "product" ? "mul" : op, a, b, impType(a));
+    return binary(op === "sum" ? "add" : op === "product" ? "mul" : op, a, b, typeOfImp(a));
   }
 }
 

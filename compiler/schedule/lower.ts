@@ -3,11 +3,12 @@
 // known pattern go to their builders (matmul.ts, attention.ts).
 
 import { dim, dimAdd, dimConstant, dimDiv, dimMul, type Dim } from "../ir/dim.ts";
+import { typeOfImp } from "../ir/imp/build.ts";
 import type { ImpExpr, ImpFunction } from "../ir/imp/types.ts";
 import type { Axis, Expr, Kernel, Stage } from "../ir/kernel/types.ts";
 import { lowerAttention } from "./attention.ts";
 import type { Capabilities } from "./capabilities.ts";
-import { binary, Block, Emitter, impType, int } from "./emit.ts";
+import { binary, Block, Emitter, int } from "./emit.ts";
 import { finish, unitName } from "./finish.ts";
 import { strideOf, substitute } from "../ir/kernel/intern.ts";
 import { lowerMatmul } from "./matmul.ts";
@@ -151,7 +152,7 @@ function lowerLanes(
   root.remember(emitter.interner.intern({ k: "var", name: along.axis, type: "i32" }), false, int(0));
   emitter.loop(root, axis.name, int(0), emitter.size(axis.extent), 1, [value], (inside) => {
     const made = vector(emitter.emit(value, inside, along.axis));
-    const type = impType(made) === "f32x4" ? "f32" : "i32";
+    const type = typeOfImp(made) === "f32x4" ? "f32" : "i32";
     for (let lane = 0; lane < along.count; lane++) {
       const index = emitter.interner.intern(substitute(stage.index, along.axis, { k: "const", type: "i32", value: lane }));
       const ptr = emitter.place(stage.buffer, index, inside);
@@ -162,7 +163,7 @@ function lowerLanes(
 
 /** A value that does not vary along the axis is the same for all four neighbours. */
 function vector(value: ImpExpr): ImpExpr {
-  const type = impType(value);
+  const type = typeOfImp(value);
   return type === "f32" || type === "i32" ? { k: "splat", a: value, type: type === "f32" ? "f32x4" : "i32x4" } : value;
 }
 

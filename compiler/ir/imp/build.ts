@@ -2,6 +2,7 @@
 // Folds constants of i32 arithmetic and drops additions of 0 and multiplications by 1; no other rewriting.
 
 import type { DType } from "../dtype.ts";
+import { comparisons } from "../operators.ts";
 import type { ImpBinary, ImpExpr, ImpStmt, ImpType } from "./types.ts";
 
 /** An operation was given operands whose types it does not take. */
@@ -11,8 +12,6 @@ export class ImpTypeError extends Error {
 
 type VectorType = "f32x4" | "i32x4";
 type PtrType = `ptr:${string}`;
-
-const comparisons: ReadonlySet<string> = new Set(["eq", "ne", "lt", "le", "gt", "ge"]);
 
 function need(holds: boolean, message: string): void {
   if (!holds) throw new ImpTypeError(message);
@@ -45,6 +44,11 @@ export function vectorOf(type: ImpType): VectorType {
 /** The type of one lane. */
 export function laneOf(type: ImpType): "f32" | "i32" {
   return vectorOf(type) === "f32x4" ? "f32" : "i32";
+}
+
+/** The type of what the operation gives for operands of `type`; comparisons of vectors give masks. */
+export function binaryGives(op: ImpBinary, type: ImpType): ImpType {
+  return comparisons.has(op) ? (isVector(type) ? "i32x4" : "bool") : type;
 }
 
 /** What an element of a buffer is once it is loaded as a scalar. */
@@ -115,7 +119,7 @@ export function binary(op: ImpBinary, a: ImpExpr, b: ImpExpr): ImpExpr {
     // x * 0, 0 * x -> 0 (integers have no NaN)
     if (op === "mul" && (x === 0 || y === 0)) return int(0);
   }
-  return { k: "binary", op, a, b, type: comparisons.has(op) ? (isVector(type) ? "i32x4" : "bool") : type };
+  return { k: "binary", op, a, b, type: binaryGives(op, type) };
 }
 
 export const add = (a: ImpExpr, b: ImpExpr): ImpExpr => binary("add", a, b);

@@ -6,15 +6,13 @@
 import type { DType } from "../dtype.ts";
 import { binaryText, constantText } from "../operators.ts";
 import { nameText, numberText } from "../text.ts";
-import { isPtr, isVector, laneOf, loadedType, typeOfImp, vectorOf } from "./build.ts";
+import { binaryGives, isPtr, isVector, laneOf, loadedType, typeOfImp, vectorOf } from "./build.ts";
 import type { ImpExpr, ImpFunction, ImpType } from "./types.ts";
 
 /** `f32x4`, or `&x` for a pointer into x. */
 export function typeText(type: ImpType): string {
   return isPtr(type) ? `&${nameText(type.slice(4))}` : type;
 }
-
-const comparisons: ReadonlySet<string> = new Set(["eq", "ne", "lt", "le", "gt", "ge"]);
 
 /** What a vector of such elements has for lanes' types; pointers have none, and stay what they are. */
 function wide(type: ImpType): ImpType {
@@ -23,11 +21,6 @@ function wide(type: ImpType): ImpType {
 
 function narrow(type: ImpType): "f32" | "i32" {
   return isPtr(type) ? "i32" : laneOf(type);
-}
-
-/** The type a comparison gives: a mask for vectors. */
-export function compared(type: ImpType): ImpType {
-  return isVector(type) ? "i32x4" : "bool";
 }
 
 /** What names have for types without further words: places by their dtype, locals as declared last, all else i32. */
@@ -70,7 +63,7 @@ export class Declared {
       case "unary":
         return typeOfImp(e.a);
       case "binary":
-        return comparisons.has(e.op) ? compared(typeOfImp(e.a)) : typeOfImp(e.a);
+        return binaryGives(e.op, typeOfImp(e.a));
       case "fma":
         return typeOfImp(e.c);
       case "fastMinMax":

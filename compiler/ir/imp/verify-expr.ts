@@ -1,8 +1,8 @@
 // What must hold of Imp expressions: names are in scope, operations take their operands, types are what operands give.
 
 import type { DType } from "../dtype.ts";
-import { isPtr, isVector, laneOf, loadedType, typeOfImp, vectorOf } from "./build.ts";
-import { compared, otherOf, typeText } from "./expr-text.ts";
+import { binaryGives, isPtr, isVector, laneOf, loadedType, typeOfImp, vectorOf } from "./build.ts";
+import { otherOf, typeText } from "./expr-text.ts";
 import { impBinaryTakes, impUnaryTakes } from "./ops.ts";
 import type { ImpExpr, ImpType } from "./types.ts";
 
@@ -18,8 +18,6 @@ export function valueFits(type: ImpType, dtype: DType): boolean {
   if (isPtr(type)) return false;
   return type === "bool" ? dtype === "bool" : laneOf(type) === loadedType(dtype);
 }
-
-const comparisons: ReadonlySet<string> = new Set(["eq", "ne", "lt", "le", "gt", "ge"]);
 
 /** The parts of `e`, in the order of its fields. */
 function operandsOf(e: ImpExpr): readonly ImpExpr[] {
@@ -112,7 +110,7 @@ export class ExprChecker {
         const [a, b] = [typeOfImp(e.a), typeOfImp(e.b)];
         if (a !== b) return `${e.op} takes two operands of one type, not ${typeText(a)} and ${typeText(b)}`;
         if (!impBinaryTakes(e.op, a)) return `${e.op} does not take ${typeText(a)}`;
-        return is(comparisons.has(e.op) ? compared(a) : a);
+        return is(binaryGives(e.op, a));
       }
       case "fma":
         return same([e.a, e.b, e.c], ["f32", "f32x4"]);

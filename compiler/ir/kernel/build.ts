@@ -2,6 +2,7 @@
 // not fit, so a wrong expression fails where it is built. Does not simplify (see simplify.ts).
 
 import { dim, type Dim } from "../dim.ts";
+import { comparisons } from "../operators.ts";
 import type { BinaryOp, Expr, FoldOp, ScalarType, UnaryOp } from "./types.ts";
 
 /** An expression's operands have types that its operation does not take. */
@@ -23,7 +24,6 @@ const f32Only: ReadonlySet<UnaryOp> = new Set([
   "round",
   "trunc",
 ]);
-const comparisons: ReadonlySet<BinaryOp> = new Set(["eq", "ne", "lt", "le", "gt", "ge"]);
 const i32Only: ReadonlySet<BinaryOp> = new Set(["bitand", "bitor", "bitxor", "shl", "shr"]);
 
 function need(holds: boolean, message: string): void {
