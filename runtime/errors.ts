@@ -89,6 +89,12 @@ export class DeviceError extends UhdError {
   readonly code = "device";
 }
 
+/** A training step that cannot be taken: its loss or gradient is not finite, or it is past the last step. */
+export class TrainingError extends UhdError {
+  override readonly name = "TrainingError";
+  readonly code = "training";
+}
+
 /** "1.5 GiB", "12 KiB": bytes for people. */
 export function formatBytes(bytes: number): string {
   const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
