@@ -4,6 +4,7 @@
 import { dim } from "../compiler/ir/dim.ts";
 import type { Attrs, AttrValue, TensorType } from "../compiler/ir/graph/types.ts";
 import { attention } from "./composite/attention.ts";
+import { cross_entropy } from "./composite/cross-entropy.ts";
 import { activationOps } from "./composite/activations.ts";
 import { linear } from "./composite/linear.ts";
 import { layer_norm, rms_norm } from "./composite/norm.ts";
@@ -56,6 +57,7 @@ const table = {
   linear,
   softmax,
   log_softmax,
+  cross_entropy,
   mean,
   layer_norm,
   rms_norm,

@@ -110,6 +110,9 @@ for causal in (False, True):
     operands = [f32(4, 4, 4), f32(6, 2, 4), f32(6, 2, 3), segment, q_offsets, k_offsets]
     call("attention", operands, lambda *xs, c=causal: attention(*xs, c), scale=0.5, causal=causal)
 
+labels = torch.tensor([2, -100, 0, 6])
+call("cross_entropy", [f32(4, 7), labels], lambda v, l: F.cross_entropy(v, l, ignore_index=-100), ignore=-100)
+
 path = pathlib.Path(__file__).parent.parent / "fixtures" / "ops-torch.json"
 path.write_text(json.dumps({"torch": torch.__version__, "calls": calls}) + "\n")
 print(f"{len(calls)} calls, {path.stat().st_size} bytes")
