@@ -182,6 +182,9 @@ describe("the verifier of Imp functions", () => {
     expect(value({ k: "lane", a: v, lane: 4, type: "f32" })).toContain("there is no lane 4");
     expect(value({ k: "shuffle", a: v, b: v, lanes: [0, 1, 2, 8], type: "f32x4" })).toContain("shuffle has no lanes 0, 1, 2, 8");
     expect(value({ k: "across", op: "add", a: f, type: "f32" })).toContain("across does not take f32");
+    const lanes = b.vector("i32x4", 1);
+    expect(value({ k: "halves", op: "dot16", args: [lanes], type: "i32x4" })).toContain("dot16 takes 2 operands, not 1");
+    expect(value({ k: "halves", op: "low_i8", args: [v], type: "i32x4" })).toContain("low_i8 does not take f32x4");
     expect(value({ k: "const", type: "f32", value: 0.1 })).toContain("0.1 is no f32");
     expect(value({ k: "const", type: "f32x4", value: [1, 2] })).toContain("2 numbers are no f32x4");
     expect(value({ k: "const", type: "ptr:x", value: 0 })).toContain("a pointer is no constant");

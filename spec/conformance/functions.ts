@@ -2,7 +2,7 @@
 
 import * as fc from "fast-check";
 import { dtypes } from "../../compiler/ir/dtype.ts";
-import { acrossOps, impBinaryOps, impUnaryOps } from "../../compiler/ir/imp/ops.ts";
+import { acrossOps, halvesOps, impBinaryOps, impUnaryOps } from "../../compiler/ir/imp/ops.ts";
 import type { ImpExpr, ImpFunction, ImpStmt, ImpType } from "../../compiler/ir/imp/types.ts";
 import { anyDim, anyLocs, anyName, anyNumber } from "./kernels.ts";
 
@@ -37,6 +37,7 @@ const { expr: anyExpr } = fc.letrec<{ expr: ImpExpr }>((tie) => {
       fc.record({ k: k("splat"), a: e, type: vectorType }),
       fc.record({ k: k("lane"), a: e, lane, type: laneType }),
       fc.record({ k: k("shuffle"), a: e, b: e, lanes: fc.tuple(lane, lane, lane, lane), type: anyType }),
+      fc.record({ k: k("halves"), op: fc.constantFrom(...halvesOps), args: fc.array(e, { maxLength: 3 }), type: k("i32x4") }),
       fc.record({ k: k("across"), op: fc.constantFrom(...acrossOps), a: e, type: laneType }),
     ),
   };

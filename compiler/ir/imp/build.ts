@@ -3,7 +3,7 @@
 
 import type { DType } from "../dtype.ts";
 import { comparisons } from "../operators.ts";
-import type { ImpBinary, ImpExpr, ImpStmt, ImpType } from "./types.ts";
+import type { HalvesOp, ImpBinary, ImpExpr, ImpStmt, ImpType } from "./types.ts";
 
 /** An operation was given operands whose types it does not take. */
 export class ImpTypeError extends Error {
@@ -158,6 +158,14 @@ export function lane(a: ImpExpr, index: number): ImpExpr {
 export function shuffle(a: ImpExpr, b: ImpExpr, lanes: readonly [number, number, number, number]): ImpExpr {
   need(isVector(typeOfImp(a)) && typeOfImp(a) === typeOfImp(b), "shuffle takes two vectors of one type");
   return { k: "shuffle", a, b, lanes, type: typeOfImp(a) };
+}
+
+export function halves(op: HalvesOp, ...args: readonly ImpExpr[]): ImpExpr {
+  need(
+    args.every((a) => typeOfImp(a) === "i32x4"),
+    `${op} takes i32x4`,
+  );
+  return { k: "halves", op, args, type: "i32x4" };
 }
 
 export function across(op: "add" | "min" | "max" | "mul", a: ImpExpr): ImpExpr {

@@ -5,7 +5,18 @@
 import { dimEval, type DimEnv } from "../dim.ts";
 import { bytesOf, type DType } from "../dtype.ts";
 import { isVector, laneOf, targetOf, typeOfImp } from "./build.ts";
-import { binaryFunction, bitsOfFloat, floatOfBits, fromBfloat, fromHalf, saturate, toBfloat, toHalf, unaryFunction } from "./scalar.ts";
+import {
+  binaryFunction,
+  bitsOfFloat,
+  floatOfBits,
+  fromBfloat,
+  fromHalf,
+  halvesFunction,
+  saturate,
+  toBfloat,
+  toHalf,
+  unaryFunction,
+} from "./scalar.ts";
 import type { ImpExpr, ImpFunction, ImpStmt, ImpType } from "./types.ts";
 
 export type ImpMemory = Float32Array | Int32Array | Uint16Array | Uint8Array | Int8Array;
@@ -186,6 +197,7 @@ class Compiler {
       case "loadSplat":
       case "splat":
       case "shuffle":
+      case "halves":
         throw new ImpError(`${this.fn.name}: ${e.k} gives a vector where a scalar is needed`);
       default:
         return e satisfies never;
@@ -280,6 +292,11 @@ class Compiler {
           const [x, y] = [a(f), b(f)];
           return four((i) => ((j) => (j < 4 ? laneAt(x, j) : laneAt(y, j - 4)))(lanes[i as 0 | 1 | 2 | 3]));
         };
+      }
+      case "halves": {
+        const [first, second] = e.args.map((a) => this.vec(a));
+        const op = halvesFunction(e.op);
+        return (f) => op(first?.(f) ?? zero, second?.(f) ?? zero);
       }
       case "dim":
       case "at":

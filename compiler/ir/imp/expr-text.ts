@@ -74,6 +74,8 @@ export class Declared {
         return otherOf(typeOfImp(e.a));
       case "splat":
         return wide(typeOfImp(e.a));
+      case "halves":
+        return "i32x4";
       case "lane":
       case "across":
         return narrow(typeOfImp(e.a));
@@ -148,6 +150,8 @@ function plain(e: ImpExpr, declared: Declared, level: number): string {
       return `lane(${text(e.a)}, ${e.lane})`;
     case "shuffle":
       return `shuffle(${text(e.a)}, ${text(e.b)}, [${e.lanes.join(", ")}])`;
+    case "halves":
+      return `${e.op}(${e.args.map(text).join(", ")})`;
     case "across":
       return `across(${e.op}, ${text(e.a)})`;
     default:

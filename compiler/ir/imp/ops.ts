@@ -1,7 +1,7 @@
 // The words of Imp expressions as lists, and which types each operation takes. Renderers may rely on it: what is
 // not legal here never reaches them.
 
-import type { ImpBinary, ImpType, ImpUnary } from "./types.ts";
+import type { HalvesOp, ImpBinary, ImpType, ImpUnary } from "./types.ts";
 
 type Kind = "float" | "number" | "integer" | "scalar number" | "truth" | "any";
 
@@ -62,6 +62,9 @@ const binaryKinds: Readonly<Record<ImpBinary, Kind>> = {
 
 export const impUnaryOps = Object.keys(unaryKinds) as readonly ImpUnary[];
 export const impBinaryOps = Object.keys(binaryKinds) as readonly ImpBinary[];
+/** How many operands each takes. */
+export const halvesOperands: Readonly<Record<HalvesOp, 1 | 2>> = { dot16: 2, narrow16: 2, low_i8: 1, high_i8: 1, low_u8: 1, high_u8: 1 };
+export const halvesOps = Object.keys(halvesOperands) as readonly HalvesOp[];
 export const acrossOps = ["add", "min", "max", "mul"] as const;
 
 export function impUnaryTakes(op: ImpUnary, type: ImpType): boolean {

@@ -3,7 +3,7 @@
 import type { Cursor } from "../cursor.ts";
 import { constantStart, readBinary, readConstant } from "../operators.ts";
 import type { Declared } from "./expr-text.ts";
-import { acrossOps, impBinaryOps, impUnaryOps } from "./ops.ts";
+import { acrossOps, halvesOps, impBinaryOps, impUnaryOps } from "./ops.ts";
 import type { ImpExpr, ImpType } from "./types.ts";
 
 /** Text with more levels of nesting is refused before the stack is full. */
@@ -103,6 +103,14 @@ export class ExprReader {
     if (isOneOf(plainTypes, name)) return { k: "convert", a: expr(), type: name };
     if (isOneOf(impUnaryOps, name)) return { k: "unary", op: name, a: expr(), type };
     if (isOneOf(impBinaryOps, name)) return { k: "binary", op: name, a: expr(), b: next(expr), type };
+    if (isOneOf(halvesOps, name)) {
+      const args: ImpExpr[] = [];
+      if (!c.sees(/\)/y)) {
+        do args.push(expr());
+        while (c.take(","));
+      }
+      return { k: "halves", op: name, args, type: "i32x4" };
+    }
     switch (name) {
       case "advance":
         return { k: "advance", ptr: expr(), elements: next(expr), type: "ptr:" };

@@ -1,7 +1,7 @@
 // What each Imp operation does to numbers: i32 wraps, f32 is rounded once by every operation (the
 // transcendental ones are computed in float64 and rounded). Knows nothing of loops, buffers or vectors.
 
-import type { ImpBinary, ImpUnary } from "./types.ts";
+import type { HalvesOp, ImpBinary, ImpUnary } from "./types.ts";
 
 /** Round half to even, keeping -0, infinities and NaN. */
 export function roundEven(x: number): number {
@@ -204,4 +204,38 @@ export function toBfloat(x: number): number {
   if (Number.isNaN(x)) return 0x7fc0;
   const bits = bitsOfFloat(x);
   return ((bits + 0x7fff + ((bits >> 16) & 1)) >>> 16) & 0xffff;
+}
+
+type Lanes = readonly [number, number, number, number];
+
+const low16 = (x: number): number => (x << 16) >> 16;
+const joined = (low: number, high: number): number => (low & 0xffff) | (high << 16);
+
+/** What an operation on the bits of i32x4 gives. */
+export function halvesFunction(op: HalvesOp): (a: Lanes, b: Lanes) => Lanes {
+  switch (op) {
+    case "dot16": {
+      const dot = (x: number, y: number): number => (low16(x) * low16(y) + (x >> 16) * (y >> 16)) | 0;
+      return (a, b) => [dot(a[0], b[0]), dot(a[1], b[1]), dot(a[2], b[2]), dot(a[3], b[3])];
+    }
+    case "narrow16": {
+      const narrow = (x: number, y: number): number => {
+        const saturated = (v: number): number => Math.max(-32768, Math.min(32767, v));
+        return joined(saturated(x), saturated(y));
+      };
+      return (a, b) => [narrow(a[0], a[1]), narrow(a[2], a[3]), narrow(b[0], b[1]), narrow(b[2], b[3])];
+    }
+    case "low_i8":
+    case "high_i8":
+    case "low_u8":
+    case "high_u8": {
+      const [first, second] = op === "low_i8" || op === "low_u8" ? ([0, 1] as const) : ([2, 3] as const);
+      const signed = op === "low_i8" || op === "high_i8";
+      const byte = (x: number, i: number): number => (signed ? (x << (24 - 8 * i)) >> 24 : (x >>> (8 * i)) & 255);
+      const pair = (x: number, i: number): number => joined(byte(x, i), byte(x, i + 1));
+      return (a) => [pair(a[first], 0), pair(a[first], 2), pair(a[second], 0), pair(a[second], 2)];
+    }
+    default:
+      return op satisfies never;
+  }
 }

@@ -19,6 +19,8 @@ export type ImpUnary = UnaryOp;
 /** `shru` shifts zeros in from the left. */
 export type ImpBinary = BinaryOp | "shru";
 
+export type HalvesOp = "dot16" | "narrow16" | "low_i8" | "high_i8" | "low_u8" | "high_u8";
+
 export type ImpExpr =
   /** One number for a scalar or a splat; four for a vector. */
   | { readonly k: "const"; readonly type: ImpType; readonly value: number | readonly number[] }
@@ -58,6 +60,12 @@ export type ImpExpr =
       readonly lanes: readonly [number, number, number, number];
       readonly type: ImpType;
     }
+  /**
+   * The bits of i32x4 as eight 16-bit integers or sixteen bytes, the first in the lowest bits. dot16: sums of two
+   * neighbours' products, wrapping. narrow16: those of a, then b, saturated to 16 bits. low…/high…: bytes 0-7/8-15, signed
+   * or not, as 16-bit integers. Legal only where a target's capabilities have `halves`.
+   */
+  | { readonly k: "halves"; readonly op: HalvesOp; readonly args: readonly ImpExpr[]; readonly type: "i32x4" }
   /** All four lanes combined, as (0+2)+(1+3). */
   | { readonly k: "across"; readonly op: "add" | "min" | "max" | "mul"; readonly a: ImpExpr; readonly type: "f32" | "i32" };
 

@@ -3,7 +3,7 @@
 import type { DType } from "../dtype.ts";
 import { binaryGives, isPtr, isVector, laneOf, loadedType, typeOfImp, vectorOf } from "./build.ts";
 import { otherOf, typeText } from "./expr-text.ts";
-import { impBinaryTakes, impUnaryTakes } from "./ops.ts";
+import { halvesOperands, impBinaryTakes, impUnaryTakes } from "./ops.ts";
 import type { ImpExpr, ImpType } from "./types.ts";
 
 /** A buffer or scratch, and what may be done with it. */
@@ -48,6 +48,8 @@ function operandsOf(e: ImpExpr): readonly ImpExpr[] {
       return [e.a, e.b, e.c];
     case "select":
       return [e.cond, e.a, e.b];
+    case "halves":
+      return e.args;
     default:
       return e satisfies never;
   }
@@ -139,6 +141,9 @@ export class ExprChecker {
         const a = typeOfImp(e.a);
         return a === "f32" || a === "i32" ? is(vectorOf(a)) : `splat does not take ${typeText(a)}`;
       }
+      case "halves":
+        if (e.args.length !== halvesOperands[e.op]) return `${e.op} takes ${halvesOperands[e.op]} operands, not ${e.args.length}`;
+        return same(e.args, ["i32x4"], e.op);
       case "lane":
       case "across": {
         const a = typeOfImp(e.a);

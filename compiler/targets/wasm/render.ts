@@ -4,7 +4,7 @@
 
 import { bytesOf, type DType } from "../../ir/dtype.ts";
 import { isVector, typeOfImp } from "../../ir/imp/build.ts";
-import type { ImpExpr, ImpFunction, ImpStmt, ImpType } from "../../ir/imp/types.ts";
+import type { HalvesOp, ImpExpr, ImpFunction, ImpStmt, ImpType } from "../../ir/imp/types.ts";
 import { Code, encodeModule, f32, i32, v128, type ValueType, type WasmFunction } from "./encoder.ts";
 import { renderBinary, renderUnary } from "./arithmetic.ts";
 import { libraryFunction, type LibraryName } from "./library.ts";
@@ -39,6 +39,15 @@ export function renderWasm(fns: readonly ImpFunction[], options: RenderOptions):
   const functions = fns.map((fn) => new Renderer(fn, options, call).function());
   return encodeModule([...functions, ...internal], options.shared);
 }
+
+const halvesInstruction: Readonly<Record<HalvesOp, number>> = {
+  dot16: simd.i32x4_dot_i16x8_s,
+  narrow16: simd.i16x8_narrow_i32x4_s,
+  low_i8: simd.i16x8_extend_low_i8x16_s,
+  high_i8: simd.i16x8_extend_high_i8x16_s,
+  low_u8: simd.i16x8_extend_low_i8x16_u,
+  high_u8: simd.i16x8_extend_high_i8x16_u,
+};
 
 function valueType(type: ImpType): ValueType {
   return type === "f32" ? f32 : type === "f32x4" || type === "i32x4" ? v128 : i32;
@@ -368,6 +377,10 @@ export class Renderer implements Keeper {
         this.expr(e.b);
         code.simd(simd.i8x16_shuffle);
         for (const lane of e.lanes) code.bytes.all([0, 1, 2, 3].map((b) => lane * 4 + b));
+        return;
+      case "halves":
+        for (const x of e.args) this.expr(x);
+        code.simd(halvesInstruction[e.op]);
         return;
       case "across": {
         const all = this.keep(e.a);
