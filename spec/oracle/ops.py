@@ -21,7 +21,7 @@ def tensor(value):
 
 
 def f32(*shape):
-    return torch.randn(*shape).float().double()
+    return torch.randn(shape).float().double()
 
 
 def call(op, operands, function, **attrs):
