@@ -4,6 +4,7 @@
 
 import { isDType } from "../compiler/ir/dtype.ts";
 import type { Plan } from "../compiler/ir/plan/types.ts";
+import type { WasmCode, WgslVariant } from "./device.ts";
 import { ArtefactError, messageOf } from "./errors.ts";
 import { isRecord, repeatedKeys } from "./json.ts";
 import { importNode, isNode } from "./platform.ts";
@@ -12,7 +13,10 @@ import { readAll, withBytes } from "./weights/bytes.ts";
 /** A graph ready to run: what to do, and the kernels that do it. */
 export interface Artefact {
   readonly plan: Plan;
-  readonly modules: { readonly plain: Uint8Array; readonly relaxed?: Uint8Array };
+  /** WebAssembly, where it was compiled for that. */
+  readonly modules?: WasmCode | undefined;
+  /** WGSL, where it was compiled for that: variants, best first. */
+  readonly wgsl?: readonly WgslVariant[] | undefined;
 }
 
 const format = "uhd-artefact";

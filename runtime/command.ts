@@ -53,6 +53,7 @@ export function commandOf(plan: Plan, step: Step, module: KernelModule, env: Dim
         scratch: sizeOf(kernel.scratch, own),
         flops: sizeOf(step.flops, env),
         bytes: sizeOf(step.bytes, env),
+        sources: step.sources,
       };
     }
     default:

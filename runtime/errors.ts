@@ -69,10 +69,25 @@ export class ArtefactError extends UhdError {
   readonly code = "artefact";
 }
 
+/** What a device was doing when it failed. */
+export interface DevicePlace {
+  /** The kernel, where it is known to be one. */
+  readonly kernel?: string | undefined;
+  /** The places in `.uhd` files that it comes from, as a plan has them: `file:line:column`, the calls around it behind ` < `. */
+  readonly sources?: readonly string[] | undefined;
+}
+
+/** "kernel map_3 (vit.uhd:12:5)"; undefined where no kernel is known. */
+export function placeText({ kernel, sources = [] }: DevicePlace): string | undefined {
+  const lines = [...new Set(sources.map((s) => s.split(" < ")[0] ?? s))];
+  const more = lines.length > 3 ? ", …" : "";
+  return kernel === undefined ? undefined : `kernel ${kernel}${lines.length === 0 ? "" : ` (${lines.slice(0, 3).join(", ")}${more})`}`;
+}
+
 /** More memory is needed than there is. Thrown before anything is allocated where that can be known. */
 export class ResourceError extends UhdError {
-  override readonly name = "ResourceError";
-  readonly code = "resource";
+  override readonly name: string = "ResourceError";
+  readonly code: string = "resource";
   /** Bytes needed and bytes to be had. */
   readonly needed: number;
   readonly available: number;
@@ -83,10 +98,49 @@ export class ResourceError extends UhdError {
   }
 }
 
+/** A device refused memory although there seemed to be enough. What was being done is undone. */
+export class OutOfMemoryError extends ResourceError {
+  override readonly name = "OutOfMemoryError";
+  override readonly code = "out-of-memory";
+  readonly place: DevicePlace;
+  constructor(message: string, needed: number, place: DevicePlace = {}, options?: ErrorOptions) {
+    super(withPlace(message, place), needed, 0, options);
+    this.place = place;
+  }
+}
+
 /** The device failed: a kernel trapped, a worker died, or it was used after it was closed. */
 export class DeviceError extends UhdError {
-  override readonly name = "DeviceError";
-  readonly code = "device";
+  override readonly name: string = "DeviceError";
+  readonly code: string = "device";
+  readonly place: DevicePlace;
+  constructor(message: string, options?: ErrorOptions, place: DevicePlace = {}) {
+    super(withPlace(message, place), options);
+    this.place = place;
+  }
+}
+
+/** The device does not accept a kernel or a command: a defect of the compiler, of the artefact, or of a driver. */
+export class ValidationError extends DeviceError {
+  override readonly name = "ValidationError";
+  override readonly code = "validation";
+}
+
+/** The device went away: unplugged, reset by its driver, or destroyed. A new session on a new device gives the same results. */
+export class DeviceLostError extends DeviceError {
+  override readonly name = "DeviceLostError";
+  override readonly code = "lost";
+}
+
+/** There is no device of the kind that was asked for, or none that can do what is needed. `uhdc doctor` says more. */
+export class AdapterError extends DeviceError {
+  override readonly name = "AdapterError";
+  override readonly code = "adapter";
+}
+
+function withPlace(message: string, place: DevicePlace): string {
+  const text = placeText(place);
+  return text === undefined ? message : `${text}: ${message}`;
 }
 
 /** A training step that cannot be taken: its loss or gradient is not finite, or it is past the last step. */

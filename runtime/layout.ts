@@ -2,7 +2,7 @@
 // buffers, commands. Computed once for each combination of sizes and kept for the last few, so that a
 // service which sees the same sizes again does no shape code. Does not touch a device.
 
-import { bindPlan, type BoundPlan } from "../compiler/ir/plan/bind.ts";
+import { bindPlan, cacheLine, type BoundPlan } from "../compiler/ir/plan/bind.ts";
 import { tableData } from "../compiler/ir/plan/host-eval.ts";
 import { dimParse, dimSymbols, type DimEnv } from "../compiler/ir/dim.ts";
 import { bytesOf } from "../compiler/ir/dtype.ts";
@@ -16,23 +16,25 @@ import { elementCount, typeText } from "./tensor.ts";
 /** Layouts that are kept. */
 const kept = 8;
 
-/** As the device aligns allocations, so that kernels may read as much past the end of every buffer. */
-const alignment = 64;
+/** Kernels may read this far past the end of every buffer. */
 const slackBytes = 64;
 
 export class Layouts {
   readonly #plan: Plan;
+  readonly #alignment: number;
   /** Least recently used first. */
   readonly #layouts = new Map<string, Layout>();
 
-  constructor(plan: Plan) {
+  constructor(plan: Plan, alignment: number) {
     this.#plan = plan;
+    this.#alignment = alignment;
   }
 
   /** Throws InputError when the shape code finds no answer for these sizes. */
   get(inputShapes: Readonly<Record<string, readonly number[]>>, integers: DimEnv = {}): Layout {
     const key = JSON.stringify([this.#plan.inputs.map(({ name }) => inputShapes[name]), integers]);
-    const layout = this.#layouts.get(key) ?? new Layout(this.#plan, inputShapes, integers, [...this.#layouts.values()].at(-1));
+    const layout =
+      this.#layouts.get(key) ?? new Layout(this.#plan, inputShapes, integers, [...this.#layouts.values()].at(-1), this.#alignment);
     this.#layouts.delete(key);
     this.#layouts.set(key, layout);
     for (const oldest of this.#layouts.keys()) {
@@ -62,10 +64,16 @@ export class Layout {
   #commands: Omit<KnownCommands, "env"> | undefined;
 
   /** What is the same as in `before` is taken from there: a token more changes few commands and no place. */
-  constructor(plan: Plan, inputShapes: Readonly<Record<string, readonly number[]>>, integers: DimEnv = {}, before?: Layout) {
+  constructor(
+    plan: Plan,
+    inputShapes: Readonly<Record<string, readonly number[]>>,
+    integers: DimEnv = {},
+    before?: Layout,
+    alignment = cacheLine,
+  ) {
     this.plan = plan;
     try {
-      this.bound = bindPlan(plan, inputShapes, integers, before?.bound);
+      this.bound = bindPlan(plan, inputShapes, integers, before?.bound, alignment);
     } catch (cause) {
       throw unfit(plan, cause);
     }

@@ -95,7 +95,7 @@ export class Session implements AsyncDisposable {
     this.#weights = weights;
     this.untrained = weights.untrained;
     this.#machine = machine;
-    this.#layouts = new Layouts(plan);
+    this.#layouts = new Layouts(plan, device.alignment);
   }
 
   /**
@@ -111,8 +111,9 @@ export class Session implements AsyncDisposable {
     let device: Device | undefined;
     try {
       device = options.device ?? (await WasmDevice.create({ threads: options.threads, simd: options.simd }));
-      const machine = await machineMemory();
-      const module = await device.load({ wasm: artefact.modules });
+      const machine = device.hostMemory ? await machineMemory() : Infinity;
+      // Kernels become ready while weights are read.
+      const module = await device.load({ wasm: artefact.modules, wgsl: artefact.wgsl }, { sources: sourcesOf(plan) });
       const lacking = plan.kernels.filter((k) => !module.kernels.has(k.name)).map((k) => k.name);
       if (lacking.length > 0) throw new ArtefactError(`plan ${plan.name} needs kernels its module does not have: ${lacking.join(", ")}`);
       const onBytes = (done: number, total: number): void => options.onProgress?.({ phase: "weights", done, total });
@@ -121,6 +122,12 @@ export class Session implements AsyncDisposable {
         onBytes,
         limit: Math.min(machine, device.capacity - device.used),
       });
+      try {
+        await module.ready?.();
+      } catch (error) {
+        weights.free(device);
+        throw error;
+      }
       return new Session(plan, device, options.device === undefined, module, weights, machine);
     } catch (error) {
       if (options.device === undefined) await device?.close();
@@ -241,6 +248,14 @@ export class Session implements AsyncDisposable {
     const failure: UhdError | undefined = this.#closed ? new DeviceError("the session is closed") : undefined;
     if (failure !== undefined) throw failure;
   }
+}
+
+/** Where each kernel comes from: the places of the first step that runs it. */
+function sourcesOf(plan: Plan): (kernel: string) => readonly string[] {
+  return (kernel) => {
+    const step = [...plan.prepare, ...plan.steps].find((s) => s.k === "dispatch" && s.kernel === kernel);
+    return step?.k === "dispatch" ? step.sources : [];
+  };
 }
 
 function weightsOptions(weights: SessionOptions["weights"]): WeightsOptions | undefined {

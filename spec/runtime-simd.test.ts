@@ -44,9 +44,9 @@ const square: ImpFunction = {
   sources: [],
 };
 
-const code: KernelCode = {
+const code = {
   wasm: { plain: renderWasm([square], { relaxed: false, shared: true }), relaxed: renderWasm([square], { relaxed: true, shared: true }) },
-};
+} satisfies KernelCode;
 const hasRelaxed = WebAssembly.validate(relaxedProbe());
 
 const open: Device[] = [];

@@ -25,6 +25,8 @@ class Allocation implements DeviceBuffer {
 export class InterpreterDevice implements Device {
   readonly kind: string;
   readonly threads = 1;
+  readonly alignment = 64;
+  readonly hostMemory = true;
   readonly capacity = 2 ** 31;
   readonly #kernels: ReadonlySet<string>;
   readonly #execute: ExecuteKernel;
@@ -73,6 +75,7 @@ export class InterpreterDevice implements Device {
 
   async submit(commands: readonly Command[], { signal, onCommand }: SubmitOptions = {}): Promise<void> {
     this.#check();
+    const first = performance.now();
     for (const [i, command] of commands.entries()) {
       signal?.throwIfAborted();
       const begin = performance.now();
@@ -84,7 +87,7 @@ export class InterpreterDevice implements Device {
           command.dims,
           command.units,
         );
-      onCommand?.(i, performance.now() - begin);
+      onCommand?.(i, performance.now() - begin, begin - first);
     }
   }
 

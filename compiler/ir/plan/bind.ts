@@ -16,6 +16,8 @@ export interface BoundPlan {
   readonly buffers: readonly { readonly offset: number; readonly bytes: number }[];
   /** Bytes of the arena, the readable bytes behind the last buffer included. */
   readonly arenaBytes: number;
+  /** Buffers in the arena begin at multiples of this many bytes. */
+  readonly alignment: number;
 }
 
 /** The sizes of the inputs do not fit the plan. */
@@ -23,14 +25,10 @@ export class BindError extends Error {
   override readonly name = "BindError";
 }
 
-/** Buffers begin on cache lines, and kernels may read a cache line past their ends. */
-const alignment = 64;
+/** Buffers begin on cache lines where the device wants nothing coarser. */
+export const cacheLine = 64;
+/** Kernels may read this far past their ends. */
 const slackBytes = 64;
-
-/** Bytes a buffer takes up in an arena. */
-function footprint(bytes: number): number {
-  return Math.ceil((bytes + slackBytes) / alignment) * alignment;
-}
 
 /** What the sizes of buffers depend on; computed once a plan. */
 interface Sizes {
@@ -51,14 +49,16 @@ function sizesOf(plan: Plan): Sizes {
 
 /**
  * `inputShapes` by the inputs' names, and the integers that the plan asks for. Throws BindError when they do not fit the
- * declared shapes, bounds or limits, and HostError when shape code has no answer for them. Where no size of a buffer differs from `before`'s, its places are used again: an integer
- * that grows with every token costs its shape code and nothing else.
+ * declared shapes, bounds or limits, and HostError when shape code has no answer for them. Where no size of a buffer
+ * differs from `before`'s, its places are used again: an integer that grows with every token costs its shape code and
+ * nothing else. `alignment` is the device's.
  */
 export function bindPlan(
   plan: Plan,
   inputShapes: Readonly<Record<string, readonly number[]>>,
   integers: DimEnv = {},
   before?: BoundPlan,
+  alignment = cacheLine,
 ): BoundPlan {
   const given = { ...inputSizes(plan, inputShapes), ...integersOf(plan, integers) };
   const run = runHostProgram(plan.host, given);
@@ -74,8 +74,8 @@ export function bindPlan(
     if (found > limit) throw new BindError(`${plan.name}: ${says}: ${value} is ${found}, and there are ${limit}`);
   }
   const { counts, symbols } = sizesOf(plan);
-  if (before !== undefined && [...symbols].every((name) => before.env[name] === env[name]))
-    return { env, run, buffers: before.buffers, arenaBytes: before.arenaBytes };
+  if (before?.alignment === alignment && [...symbols].every((name) => before.env[name] === env[name]))
+    return { env, run, buffers: before.buffers, arenaBytes: before.arenaBytes, alignment };
   const bytes = plan.buffers.map((buffer, id) => {
     const elements = dimEval(counts[id] ?? dim(0), env) + buffer.slack;
     if (!Number.isSafeInteger(elements) || elements < 0)
@@ -86,8 +86,9 @@ export function bindPlan(
     plan.buffers.flatMap(({ place }, id) =>
       place.k === "arena" ? [{ id, bytes: bytes[id] ?? 0, first: place.first, last: place.last }] : [],
     ),
+    alignment,
   );
-  return { env, run, buffers: bytes.map((n, id) => ({ offset: offsets.get(id) ?? 0, bytes: n })), arenaBytes: total };
+  return { env, run, buffers: bytes.map((n, id) => ({ offset: offsets.get(id) ?? 0, bytes: n })), arenaBytes: total, alignment };
 }
 
 /** The integers that the plan asks for; their bounds are checked with those of all symbols. */
@@ -155,13 +156,16 @@ export interface ArenaRequest {
  * Places buffers so that no two that live at the same step overlap. Largest first, each in the tightest gap that holds
  * it: deterministic, and close to the lower bound for the plans we make.
  */
-export function placeArena(requests: readonly ArenaRequest[]): { readonly offsets: ReadonlyMap<BufferId, number>; readonly total: number } {
+export function placeArena(
+  requests: readonly ArenaRequest[],
+  alignment = cacheLine,
+): { readonly offsets: ReadonlyMap<BufferId, number>; readonly total: number } {
   const order = requests.toSorted((a, b) => b.bytes - a.bytes || a.first - b.first || a.id - b.id);
   const placed: { readonly start: number; readonly end: number; readonly first: number; readonly last: number }[] = [];
   const offsets = new Map<BufferId, number>();
   let total = 0;
   for (const { id, bytes, first, last } of order) {
-    const size = footprint(bytes);
+    const size = Math.ceil((bytes + slackBytes) / alignment) * alignment;
     const neighbours = placed.filter((p) => p.first <= last && first <= p.last).sort((a, b) => a.start - b.start);
     let start = -1;
     let tightest = Infinity;

@@ -7,7 +7,7 @@ import type { Binding, Command, Device, DeviceBuffer, KernelCode, KernelModule, 
 import { ArtefactError, DeviceError, formatBytes, messageOf, ResourceError, type UhdError } from "../../errors.ts";
 import { eventLoopTurn, hardwareThreads } from "../../platform.ts";
 import { argumentsAddress, control, controlAddress, controlWords, heapAddress, maximumArguments } from "./control.ts";
-import { alignUp, Heap } from "./heap.ts";
+import { alignment, alignUp, Heap } from "./heap.ts";
 import { chooseVariant, type SimdChoice } from "./module.ts";
 import { Team } from "./team.ts";
 import { spawnWorker, type SpawnWorker } from "./workers.ts";
@@ -70,6 +70,8 @@ interface Job {
 export class WasmDevice implements Device {
   readonly kind = "wasm";
   readonly threads: number;
+  readonly alignment = alignment;
+  readonly hostMemory = true;
   readonly capacity: number;
   readonly #memory: WebAssembly.Memory;
   readonly #heap: Heap;
@@ -156,9 +158,12 @@ export class WasmDevice implements Device {
   /** Throws ArtefactError for a module that does not fit, DeviceError for one this engine cannot run. */
   load(code: KernelCode): Promise<KernelModule> {
     return this.#serial(async () => {
-      const known = this.#loaded.get(code.wasm.plain);
+      const { wasm } = code;
+      if (wasm === undefined)
+        throw new ArtefactError("there is no WebAssembly code among these kernels: compile them with `uhdc compile --target wasm`");
+      const known = this.#loaded.get(wasm.plain);
       if (known !== undefined) return known;
-      const bytes = chooseVariant(code.wasm, this.#simd, this.#team !== undefined);
+      const bytes = chooseVariant(wasm, this.#simd, this.#team !== undefined);
       const module = await WebAssembly.compile(bytes);
       const names = WebAssembly.Module.exports(module)
         .filter((e) => e.kind === "function")
@@ -173,7 +178,7 @@ export class WasmDevice implements Device {
       this.#functions.push(...names.map((name) => instance.exports[name] as KernelFunction));
       await this.#team?.load(module, first, names);
       const loaded = new WasmModule(new Map(names.map((name, i) => [name, first + i])));
-      this.#loaded.set(code.wasm.plain, loaded);
+      this.#loaded.set(wasm.plain, loaded);
       return loaded;
     });
   }
@@ -203,7 +208,8 @@ export class WasmDevice implements Device {
     signal?.throwIfAborted();
     const words = this.#words;
     if (this.#team !== undefined) Atomics.store(words, control.RUNNING, 1);
-    let turn = performance.now();
+    const first = performance.now();
+    let turn = first;
     try {
       for (const [index, command] of commands.entries()) {
         const start = performance.now();
@@ -220,7 +226,7 @@ export class WasmDevice implements Device {
           }
         }
         const now = performance.now();
-        onCommand?.(index, now - start);
+        onCommand?.(index, now - start, start - first);
         if (now > turn + patience) {
           await eventLoopTurn();
           turn = performance.now();
