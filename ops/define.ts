@@ -113,6 +113,11 @@ export interface OpDefinition {
   readonly kind: OpKind;
   /** Movement that only reads its operand elsewhere: "order" keeps the row-major order, "affine" a position that is linear. */
   readonly view?: "order" | "affine";
+  /**
+   * The operands are fewer bytes than the result and are what stays in memory: whatever reads the result computes it, though
+   * it may be the same for every run.
+   */
+  readonly unpacks?: boolean;
   readonly operands: readonly OperandSpec[];
   /** True when the last operand spec may repeat (concat). */
   readonly variadic?: boolean;

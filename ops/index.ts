@@ -28,6 +28,7 @@ import { pad } from "./movement/pad.ts";
 import { reshape } from "./movement/reshape.ts";
 import { slice } from "./movement/slice.ts";
 import { transpose } from "./movement/transpose.ts";
+import { unpack } from "./quantised/unpack.ts";
 import { argmax } from "./reduction/argmax.ts";
 import { reductionOps } from "./reduction/reduce.ts";
 import { isDim } from "./rules.ts";
@@ -64,6 +65,7 @@ const table = {
   ...activationOps,
   rope,
   attention,
+  unpack,
 } satisfies Record<string, OpDefinition>;
 
 /** The name of every op there is. A `Record<OpName, …>` elsewhere does not compile until it has an entry for each. */
