@@ -1,8 +1,12 @@
-// The whole way from Graph IR to an artefact in memory: passes, fusion, kernels, functions, WebAssembly, plan. Every
+// The whole way from Graph IR to an artefact in memory: passes, fusion, kernels, functions, code of a target, plan. Every
 // level is checked when it is made and can be looked at through `dump`. Reads and writes no files.
 
 import { plainWasm, relaxedWasm } from "./targets/wasm/capabilities.ts";
 import { renderWasm } from "./targets/wasm/render.ts";
+import { scratchBytes } from "./targets/wasm/sizes.ts";
+import { webgpuCapabilities } from "./targets/wgsl/capabilities.ts";
+import { coreFeatures, type WgslFeatures, type WgslKernel } from "./targets/wgsl/types.ts";
+import { dim, dimMax } from "./ir/dim.ts";
 import { locText } from "./ir/loc.ts";
 import type { Graph } from "./ir/graph/types.ts";
 import { printGraph } from "./ir/graph/print.ts";
@@ -20,10 +24,10 @@ import { KernelTemplates, type TemplatedKernel } from "./fuse/templates.ts";
 import { attentionPairs } from "./fuse/work.ts";
 import { makePlan, type Dispatch } from "./memory/plan.ts";
 import { PassError, runPasses } from "./passes/pipeline.ts";
-import { lower } from "./schedule/lower.ts";
+import { cpuPanel, gpuPanel, type Capabilities } from "./schedule/capabilities.ts";
+import { lower, type Lowered } from "./schedule/lower.ts";
 
-export interface CompileOptions {
-  readonly target?: "wasm";
+interface CommonOptions {
   /** Default true. False: one kernel for each operation. */
   readonly fuse?: boolean;
   /** Decline every fusion after this many were accepted. */
@@ -32,28 +36,99 @@ export interface CompileOptions {
   readonly dump?: ((pass: string, text: () => string) => void) | undefined;
 }
 
+export interface CompileOptions extends CommonOptions {
+  readonly target?: "wasm";
+}
+
+export interface WebGpuOptions extends CommonOptions {
+  readonly target: "webgpu";
+  /** What the adapters have that the code is for, best first. Code for the core alone is always made too. */
+  readonly features?: WgslFeatures | readonly WgslFeatures[];
+}
+
 /** Why a value was written to memory although a neighbour reads it. */
 export type Declined = Omit<DeclinedValue, "value">;
 
-/** A compiled graph, ready for a session, with every level it went through. */
-export interface Compiled {
+/** A compiled graph whatever its target, with the levels that every target has. */
+interface CommonCompiled {
   readonly plan: Plan;
-  readonly modules: { readonly plain: Uint8Array; readonly relaxed: Uint8Array };
   /** After the passes. */
   readonly graph: Graph;
   /** Each different kernel once, in the order of `plan.kernels`, with its name. */
   readonly kernels: readonly Kernel[];
-  /** The kernels' functions in the two variants, in the same order. */
-  readonly imp: { readonly plain: readonly ImpFunction[]; readonly relaxed: readonly ImpFunction[] };
   readonly declined: readonly Declined[];
   /** Names of matrix multiplies and attentions that no builder took: they run as plain loops, many times slower. */
   readonly plainLoops: readonly string[];
 }
 
-export function compileGraph(source: Graph, options: CompileOptions = {}): Compiled {
+/** A graph compiled to WebAssembly, ready for a session, with every level it went through. */
+export interface Compiled extends CommonCompiled {
+  readonly modules: { readonly plain: Uint8Array; readonly relaxed: Uint8Array };
+  /** The kernels' functions in the two variants, in the order of `kernels`. */
+  readonly imp: { readonly plain: readonly ImpFunction[]; readonly relaxed: readonly ImpFunction[] };
+}
+
+/** The kernels of a graph for adapters with these features, in the order of the plan's. */
+export interface WgslVariant {
+  readonly features: WgslFeatures;
+  readonly kernels: readonly WgslKernel[];
+}
+
+/** A graph compiled to WGSL, ready for a session. Variants are best first; the last one needs no features. */
+export interface WebGpuCompiled extends CommonCompiled {
+  readonly wgsl: readonly WgslVariant[];
+  /** The kernels' functions by variant, in the order of `kernels`; `plain` are the last variant's. */
+  readonly imp: { readonly plain: readonly ImpFunction[]; readonly variants: readonly (readonly ImpFunction[])[] };
+}
+
+/** What features code is made for when nothing is said: the sizes of subgroups that are common, and none. */
+export const usualFeatures: readonly WgslFeatures[] = [
+  { subgroups: 32, f16: false },
+  { subgroups: 8, f16: false },
+];
+
+export function compileGraph(source: Graph, options: WebGpuOptions): WebGpuCompiled;
+export function compileGraph(source: Graph, options?: CompileOptions): Compiled;
+export function compileGraph(source: Graph, options: CompileOptions | WebGpuOptions = {}): Compiled | WebGpuCompiled {
+  return options.target === "webgpu" ? webgpu(source, options) : wasm(source, options);
+}
+
+function wasm(source: Graph, options: CompileOptions): Compiled {
+  const { common, functions } = compiled(source, options, [plainWasm, relaxedWasm], { panel: cpuPanel });
+  const [plain = [], relaxed = []] = functions;
+  return {
+    ...common,
+    modules: { plain: renderWasm(plain, { relaxed: false, shared: true }), relaxed: renderWasm(relaxed, { relaxed: true, shared: true }) },
+    imp: { plain, relaxed },
+  };
+}
+
+function webgpu(source: Graph, options: WebGpuOptions): WebGpuCompiled {
+  const asked = options.features ?? usualFeatures;
+  const given = "length" in asked ? asked : [asked];
+  const isCore = (f: WgslFeatures): boolean => f.subgroups === 0 && !f.f16;
+  const features = [...given.filter((f) => !isCore(f)), coreFeatures];
+  const { common, functions } = compiled(source, options, features.map(webgpuCapabilities), { panel: gpuPanel });
+  return { ...common, wgsl: [], imp: { plain: functions.at(-1) ?? [], variants: functions } };
+}
+
+/** What differs between targets before kernels become functions. */
+interface Layouts {
+  /** Columns of a panel of a packed operand. */
+  readonly panel: number;
+}
+
+interface Made {
+  readonly common: CommonCompiled;
+  /** By variant, in the order of the kernels. */
+  readonly functions: readonly (readonly ImpFunction[])[];
+}
+
+/** Everything up to the functions, one for each variant of a target's capabilities; and the plan, which variants share. */
+function compiled(source: Graph, options: CommonOptions, variants: readonly Capabilities[], { panel }: Layouts): Made {
   const fuse = options.fuse !== false;
   const graph = runPasses(source, { merge: fuse, dump: (pass, g) => options.dump?.(pass, () => printGraph(g)) });
-  const grouping = group(graph, { fuse, gas: options.fusionGas });
+  const grouping = group(graph, { fuse, gas: options.fusionGas, panel });
   const packed = new Set(grouping.groups.flatMap((g) => (g.packs === undefined ? [] : [g.packs])));
   const templates = new KernelTemplates(grouping.values, packed);
   const built = grouping.groups.map((g) => templates.build(g));
@@ -61,14 +136,14 @@ export function compileGraph(source: Graph, options: CompileOptions = {}): Compi
   for (const k of kernels) sound("fuse", k.name, verifyKernel(k));
   options.dump?.("fuse", () => kernels.map((k) => printKernel(k)).join("\n\n"));
 
-  const lowered = kernels.map((k) => ({ plain: lower(k, plainWasm), relaxed: lower(k, relaxedWasm) }));
-  const [plain, relaxed] = [lowered.map((l) => l.plain.fn), lowered.map((l) => l.relaxed.fn)];
-  for (const fn of [...plain, ...relaxed]) sound("lower", fn.name, verifyImp(fn));
-  for (const l of lowered) sameInterface(l.plain.fn, l.relaxed.fn);
-  options.dump?.("lower", () => plain.map((fn) => printImp(fn)).join("\n\n"));
-  const functions = new Map(lowered.map((l) => [l.plain.fn.name, { fn: l.plain.fn, relaxed: l.relaxed.fn }]));
+  const lowered = kernels.map((k): readonly Lowered[] => variants.map((capabilities) => lower(k, capabilities)));
+  const functions = variants.map((_, v) => lowered.flatMap((l) => l[v]?.fn ?? []));
+  for (const fn of functions.flat()) sound("lower", fn.name, verifyImp(fn));
+  for (const l of lowered) sameInterface(l.map(({ fn }) => fn));
+  options.dump?.("lower", () => (functions[0] ?? []).map((fn) => printImp(fn)).join("\n\n"));
+  const byName = new Map(lowered.map((l): readonly [string, Omit<Dispatch, "built">] => dispatchOf(l.map(({ fn }) => fn))));
   const dispatches = built.map((b): Dispatch => {
-    const made = functions.get(nameOf.get(b) ?? "");
+    const made = byName.get(nameOf.get(b) ?? "");
     if (made === undefined) throw new PassError(`pass lower made no function for a kernel of ${graph.name}`);
     return { built: b, ...made };
   });
@@ -78,15 +153,25 @@ export function compileGraph(source: Graph, options: CompileOptions = {}): Compi
   const plan = makePlan(graph, grouping, attentionPairs(graph), dispatches);
   sound("plan", plan.name, verifyPlan(plan, new Map(kernels.map((k) => [k.name, k.buffers.map((b) => b.access)]))));
   options.dump?.("plan", () => printPlan(plan));
+  const loops = kernels.filter((k, i) => fuse && wantsBuilder.has(k.name) && lowered[i]?.some((l) => !l.built));
   return {
-    plan,
-    modules: { plain: renderWasm(plain, { relaxed: false, shared: true }), relaxed: renderWasm(relaxed, { relaxed: true, shared: true }) },
-    graph,
-    kernels,
-    imp: { plain, relaxed },
-    declined: grouping.declined.map(({ producer, consumer, reason, at }) => ({ producer, consumer, reason, at })),
-    plainLoops: lowered.flatMap(({ plain: { fn, built } }) => (fuse && !built && wantsBuilder.has(fn.name) ? [fn.name] : [])),
+    common: {
+      plan,
+      graph,
+      kernels,
+      declined: grouping.declined.map(({ producer, consumer, reason, at }) => ({ producer, consumer, reason, at })),
+      plainLoops: loops.map((k) => k.name),
+    },
+    functions,
   };
+}
+
+/** What a plan needs to know of a kernel's variants. Workgroups have their scratch in themselves. */
+function dispatchOf(variants: readonly ImpFunction[]): readonly [string, Omit<Dispatch, "built">] {
+  const [fn] = variants;
+  if (fn === undefined) throw new PassError("pass lower made no function of a kernel");
+  const scratch = fn.lanes === 1 ? variants.map(scratchBytes).reduce(dimMax) : dim(0);
+  return [fn.name, { fn, scratch }];
 }
 
 function sound(pass: string, what: string, problems: readonly string[]): void {
@@ -125,9 +210,10 @@ function kindOf({ group: g, kernel }: TemplatedKernel): string {
   return g.rows !== undefined ? "rows" : g.heavy ? "gather" : kernel.stages.length > 1 ? "reduce" : "map";
 }
 
-/** The plan is one for both variants, so their functions must be called alike. */
-function sameInterface(plain: ImpFunction, relaxed: ImpFunction): void {
-  const same = plain.dims.join() === relaxed.dims.join() && plain.units.text === relaxed.units.text;
-  if (!same)
-    throw new PassError(`pass lower made two variants of ${plain.name} that are called differently (${locText(plain.sources[0] ?? [])})`);
+/** The plan is one for all variants, so their functions must be called alike. */
+function sameInterface(variants: readonly ImpFunction[]): void {
+  const [first] = variants;
+  const differs = variants.some((fn) => fn.dims.join() !== first?.dims.join() || fn.units.text !== first.units.text);
+  if (first !== undefined && differs)
+    throw new PassError(`pass lower made variants of ${first.name} that are called differently (${locText(first.sources[0] ?? [])})`);
 }

@@ -15,6 +15,8 @@ export interface Values {
   readonly symbols: readonly DimSymbol[];
   /** See Note [Written in place]; none when left out. */
   readonly inPlace?: ReadonlyMap<ValueId, ValueId>;
+  /** Columns of a panel of a packed operand. */
+  readonly panel: number;
 }
 
 // Note [Written in place]. `cache = write_rows(cache, rows, at: past)` must cost the rows, not the cache. Where the new

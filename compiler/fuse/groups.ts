@@ -14,6 +14,8 @@ export interface FuseOptions {
   readonly fuse: boolean;
   /** Fusions after this many are declined, so that a wrong one can be found by bisection. */
   readonly gas?: number | undefined;
+  /** Columns of a panel of a packed operand. */
+  readonly panel: number;
 }
 
 /** Why a value was written to memory although a neighbour reads it. */
@@ -69,7 +71,12 @@ class Fuser {
   constructor(graph: Graph, options: FuseOptions) {
     this.graph = graph;
     this.options = options;
-    this.values = { nodes: new Map(graph.nodes.map((n) => [n.id, n])), symbols: graph.symbols, inPlace: inPlaceWrites(graph) };
+    this.values = {
+      nodes: new Map(graph.nodes.map((n) => [n.id, n])),
+      symbols: graph.symbols,
+      inPlace: inPlaceWrites(graph),
+      panel: options.panel,
+    };
     for (const n of graph.nodes) {
       if (n.kind !== "op") continue;
       for (const [operand, o] of n.operands.entries()) this.uses.set(o, [...(this.uses.get(o) ?? []), { by: n, operand }]);

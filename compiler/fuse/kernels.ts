@@ -13,9 +13,6 @@ import { Expander, nodeOf, placeOf, writtenType, type Values } from "./expand.ts
 import { axisName, contractionFold, emptyGroup, expandGroup, type Group } from "./legality.ts";
 import { attentionParts, contractionParts, productParts } from "./patterns.ts";
 
-/** Columns of a panel of a packed operand. */
-export const panel = 8;
-
 /** What a kernel's buffer holds. */
 export type Operand = { readonly k: "value"; readonly id: ValueId } | { readonly k: "pack"; readonly of: ValueId };
 
@@ -39,7 +36,7 @@ export interface PackedType {
 
 const packedTypes = new WeakMap<Values, Map<ValueId, PackedType>>();
 
-/** The type of a packed operand: panels of eight columns, [.., ceil(N/8), K, 8]. */
+/** The type of a packed operand: panels of columns, [.., ceil(N/panel), K, panel]. */
 export function packedType(values: Values, contraction: ValueId): PackedType {
   let known = packedTypes.get(values);
   if (known === undefined) packedTypes.set(values, (known = new Map()));
@@ -51,6 +48,7 @@ export function packedType(values: Values, contraction: ValueId): PackedType {
   const operand = node.kind === "op" ? node.operands[1] : undefined;
   if (parts === undefined || operand === undefined) throw new Error(`%${contraction} is not a sum of products`);
   const columns = shape.at(-1) ?? dim(1);
+  const { panel } = values;
   const panels = dimDiv(dimAdd(columns, dim(panel - 1)), dim(panel));
   const made = {
     dtype: nodeOf(values, operand).type.dtype,
@@ -92,6 +90,7 @@ function matmulKernel(values: Values, g: Group, contraction: ValueId, packed: bo
   let pattern: Pattern | undefined;
   if (packed) {
     const type = packedType(values, contraction);
+    const { panel } = values;
     const [n, k] = [index.at(-1) ?? i32(0), variable(parts.fold.axis)];
     expander.simplifier.axis(parts.fold.axis, parts.depth);
     const at = linearIndex([...index.slice(0, -2), binary("div", n, i32(panel)), k, binary("mod", n, i32(panel))], type.shape);
@@ -207,6 +206,7 @@ function evaluated(e: Expr): ReadonlySet<Expr> {
 function packKernel(values: Values, g: Group, contraction: ValueId): BuiltKernel {
   const { shape } = nodeOf(values, contraction).type;
   const type = packedType(values, contraction);
+  const { panel } = values;
   const expander = new Expander(values, { isInlined: (v) => g.inlined.has(v) });
   const batch = shape.slice(0, -2);
   const names = [...batch.map((_, i) => axisName(i)), "p", "k", "j"];
@@ -280,7 +280,7 @@ function finish(values: Values, g: Group, body: Body, made: ReadonlyMap<ValueId,
     axes: body.axes,
     buffers: [...buffers, { name: "out", dtype: own.dtype, shape: own.shape, access: "write" }],
     stages,
-    schedule: packedBuffer === undefined ? [] : [{ k: "packed", buffer: packedBuffer, panel }],
+    schedule: packedBuffer === undefined ? [] : [{ k: "packed", buffer: packedBuffer, panel: values.panel }],
     ...(pattern === undefined ? {} : { pattern }),
     sources: sourcesOf(values, g),
   };

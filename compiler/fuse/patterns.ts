@@ -123,6 +123,8 @@ function alike(a: Expr, b: Expr, ...named: readonly (readonly [string, string])[
       return b.k === "binary" && a.op === b.op && alike(a.a, b.a, ...named) && alike(a.b, b.b, ...named);
     case "cast":
       return b.k === "cast" && a.type === b.type && alike(a.a, b.a, ...named);
+    case "bitcast":
+      return b.k === "bitcast" && a.type === b.type && alike(a.a, b.a, ...named);
     case "select":
       return b.k === "select" && alike(a.cond, b.cond, ...named) && alike(a.a, b.a, ...named) && alike(a.b, b.b, ...named);
     case "fold":

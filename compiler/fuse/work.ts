@@ -22,7 +22,7 @@ import type { HostExpr, HostProgram } from "../ir/plan/host.ts";
 import { normaliseAttrs, opOf } from "../../ops/index.ts";
 import { parametric } from "../passes/parametric.ts";
 import { bufferOf, nodeOf, writtenType, type Values } from "./expand.ts";
-import { packedType, panel, type BuiltKernel } from "./kernels.ts";
+import { packedType, type BuiltKernel } from "./kernels.ts";
 import { hasFold, type Group } from "./legality.ts";
 
 /** Pairs that attention looks at, by node; and the shape code that defines the sizes they are given as. */
@@ -91,7 +91,7 @@ function nodeFlops(values: Values, pairs: Pairs, node: OpNode): Dim {
 
 /** Operations of every value that a run computes, once each. What is the same for every run is computed at loading. */
 export function usefulFlops(graph: Graph, env: DimEnv): number {
-  const values = { nodes: nodesById(graph), symbols: graph.symbols };
+  const values = { nodes: nodesById(graph), symbols: graph.symbols, panel: 1 };
   const pairs = attentionPairs(graph);
   const fixed = parametric(graph);
   return graph.nodes.reduce((sum, n) => (n.kind !== "op" || fixed.has(n.id) ? sum : sum + dimEval(nodeFlops(values, pairs, n), env)), 0);
@@ -108,7 +108,7 @@ export function kernelFlops(values: Values, pairs: Pairs, { group: g, times }: B
     if (id === g.contraction) {
       const { shape, depth } = packedType(values, id);
       const rows = dimProduct(node.type.shape.slice(0, -1));
-      flops = dimMul(dim(2), dimMul(dimMul(rows, depth), dimMul(shape.at(-3) ?? dim(1), dim(panel))));
+      flops = dimMul(dim(2), dimMul(dimMul(rows, depth), dimMul(shape.at(-3) ?? dim(1), dim(values.panel))));
     }
     sum = dimAdd(sum, dimMul(dim(count), flops));
   }

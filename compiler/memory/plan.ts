@@ -2,7 +2,7 @@
 // alone goes to `prepare` and is kept. Offsets are not here: compiler/ir/plan/bind.ts places buffers when sizes are
 // known, the same way for a run and for `uhdc explain`.
 
-import { dimMax, type Dim } from "../ir/dim.ts";
+import type { Dim } from "../ir/dim.ts";
 import type { DType } from "../ir/dtype.ts";
 import type { Graph, GraphNode, ValueId } from "../ir/graph/types.ts";
 import type { ImpFunction } from "../ir/imp/types.ts";
@@ -14,14 +14,13 @@ import type { Declined, Grouping } from "../fuse/groups.ts";
 import { packedType, type BuiltKernel, type Operand } from "../fuse/kernels.ts";
 import { kernelBytes, kernelFlops, type Pairs } from "../fuse/work.ts";
 import { limitsOf } from "./limits.ts";
-import { scratchBytes } from "../targets/wasm/sizes.ts";
 
 export interface Dispatch {
   readonly built: BuiltKernel;
   /** The kernel's function, one for all dispatches of the same kernel. */
   readonly fn: ImpFunction;
-  /** The same with relaxed SIMD: called alike, but it may need another amount of scratch. */
-  readonly relaxed: ImpFunction;
+  /** Bytes of private memory a thread needs; the most that any variant of the function does. */
+  readonly scratch: Dim;
 }
 
 export function makePlan(graph: Graph, grouping: Grouping, pairs: Pairs, dispatches: readonly Dispatch[]): Plan {
@@ -256,13 +255,13 @@ class Planner {
 
 function planKernels(dispatches: readonly Dispatch[]): readonly PlanKernel[] {
   const kernels = new Map<string, PlanKernel>();
-  for (const { built, fn, relaxed } of dispatches) {
+  for (const { built, fn, scratch } of dispatches) {
     if (kernels.has(fn.name)) continue;
     kernels.set(fn.name, {
       name: fn.name,
       dims: fn.dims,
       bufferCount: built.kernel.buffers.length,
-      scratch: dimMax(scratchBytes(fn), scratchBytes(relaxed)).text,
+      scratch: scratch.text,
       units: fn.units.text,
     });
   }

@@ -163,6 +163,8 @@ export class Emitter {
         return { k: "unary", op: e.op, a: this.emit(e.a, block, axis), type: vector ? vectorType(e.type) : e.type };
       case "cast":
         return this.cast(this.emit(e.a, block, axis), typeOfExpr(e.a), e.type, vector);
+      case "bitcast":
+        return { k: "bitcast", a: this.emit(e.a, block, axis), type: vector ? vectorType(e.type) : e.type };
       case "binary": {
         const [a, b] = [this.emit(e.a, block, axis), this.emit(e.b, block, axis)];
         return binary(e.op, a, b, vector ? vectorType(e.type) : e.type);

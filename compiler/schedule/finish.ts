@@ -13,12 +13,16 @@ function impBuffers(kernel: Kernel): readonly ImpBuffer[] {
   return kernel.buffers.map((b) => ({ name: b.name, dtype: b.dtype, access: b.access }));
 }
 
+/** The name of the variable that holds the number of the invocation within its workgroup. */
+export const laneName = "lane";
+
 export function finish(
   kernel: Kernel,
   emitter: Emitter,
   units: Dim,
   body: readonly ImpStmt[],
   scratch: ImpFunction["scratch"] = [],
+  lanes = 1,
 ): ImpFunction {
   for (const name of dimSymbols(units)) emitter.dims.add(name);
   for (const s of scratch) for (const name of dimSymbols(s.size)) emitter.dims.add(name);
@@ -29,7 +33,8 @@ export function finish(
     scratch,
     units,
     unit: unitName,
-    lanes: 1,
+    lanes,
+    ...(lanes === 1 ? {} : { lane: laneName }),
     body,
     sources: kernel.sources,
   };

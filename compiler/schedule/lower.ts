@@ -11,6 +11,7 @@ import type { Capabilities } from "./capabilities.ts";
 import { binary, Block, Emitter, int } from "./emit.ts";
 import { finish, unitName } from "./finish.ts";
 import { strideOf, substitute } from "../ir/kernel/intern.ts";
+import { lowerGpu } from "./gpu/lower.ts";
 import { lowerMatmul } from "./matmul.ts";
 import { mergeAxes } from "./merge.ts";
 
@@ -26,6 +27,7 @@ export function lowerKernel(kernel: Kernel, capabilities: Capabilities): ImpFunc
 }
 
 export function lower(kernel: Kernel, capabilities: Capabilities): Lowered {
+  if (capabilities.gpu !== undefined) return lowerGpu(kernel, capabilities);
   const built =
     kernel.pattern?.k === "matmul"
       ? lowerMatmul(kernel, capabilities)

@@ -29,6 +29,7 @@ export class Vectors {
       case "unary":
         return this.allow(e.a, axis) && (e.type !== "i32" || e.op === "neg" || e.op === "abs");
       case "cast":
+      case "bitcast":
         return this.allow(e.a, axis);
       case "binary":
         return this.allow(e.a, axis) && this.allow(e.b, axis);

@@ -1,0 +1,17 @@
+// Kernel IR to Imp IR for GPUs: a unit is a workgroup. Chooses the schedule of a kernel; each stands in a file of its own.
+// Units and sizes of a kernel are the same for all capabilities of one target, since its variants share a plan.
+
+import type { ImpFunction } from "../../ir/imp/types.ts";
+import type { Kernel } from "../../ir/kernel/types.ts";
+import type { Capabilities } from "../capabilities.ts";
+import { lowerPoints } from "./points.ts";
+
+export interface GpuLowered {
+  readonly fn: ImpFunction;
+  /** False where no builder took the kernel. */
+  readonly built: boolean;
+}
+
+export function lowerGpu(kernel: Kernel, _capabilities: Capabilities): GpuLowered {
+  return { fn: lowerPoints(kernel), built: false };
+}
