@@ -3,19 +3,20 @@
 // two copies of all weights. A run evaluates the shape code for the inputs' sizes (once for each), writes
 // inputs and tables, and submits the plan's steps. What a step computes is the compiler's business.
 
+import { bytesOf } from "../compiler/ir/dtype.ts";
 import type { BoundPlan } from "../compiler/ir/plan/bind.ts";
 import type { HostValue } from "../compiler/ir/plan/host.ts";
-import type { Plan } from "../compiler/ir/plan/types.ts";
+import type { Plan, PlanBuffer } from "../compiler/ir/plan/types.ts";
 import { checkPlan, type Artefact } from "./artefact.ts";
 import type { Binding, Device, DeviceBuffer, KernelModule } from "./device.ts";
 import { WasmDevice } from "./devices/wasm/device.ts";
 import type { SimdChoice } from "./devices/wasm/module.ts";
-import { ArtefactError, DeviceError, type UhdError } from "./errors.ts";
+import { ArtefactError, DeviceError, InputError, type UhdError } from "./errors.ts";
 import { checkInputs, type Inputs } from "./inputs.ts";
 import { checkMemory } from "./memory.ts";
 import { machineMemory } from "./platform.ts";
 import { prepare, Weights } from "./prepare.ts";
-import { bytesOfTensor, tensorFromBytes, type Tensor } from "./tensor.ts";
+import { bytesOfTensor, elementCount, tensorFromBytes, typeText, type Tensor } from "./tensor.ts";
 import { Layouts, type Layout } from "./layout.ts";
 import { openParams, type WeightsOptions } from "./weights/load.ts";
 
@@ -148,12 +149,30 @@ export class Session implements AsyncDisposable {
    * an abort rejects with `signal.reason` and leaves the session usable.
    */
   run(inputs: Inputs, options: RunOptions = {}): Promise<RunResult> {
-    const result = this.#tail.then(() => {
-      this.#check();
-      return this.#run(inputs, options);
+    return this.#inOrder(() => this.#run(inputs, options));
+  }
+
+  /** What a state holds between runs; a copy. Waits for runs that were asked for. */
+  readState(name: string): Promise<Tensor> {
+    return this.#inOrder(async () => {
+      const { at, declared, shape } = this.#state(name);
+      return tensorFromBytes(
+        declared.dtype,
+        shape,
+        await this.device.read(at.buffer, at.offset, elementCount(shape) * bytesOf(declared.dtype)),
+      );
     });
-    this.#tail = result.catch(() => undefined);
-    return result;
+  }
+
+  /** Gives a state other contents. Waits for runs that were asked for. Throws InputError when the tensor is not of its type. */
+  writeState(name: string, tensor: Tensor): Promise<void> {
+    return this.#inOrder(async () => {
+      const { at, declared, shape } = this.#state(name);
+      const fits = tensor.dtype === declared.dtype && tensor.shape.length === shape.length && shape.every((d, i) => d === tensor.shape[i]);
+      if (!fits || tensor.data.length !== elementCount(shape))
+        throw new InputError(`state ${name}: expected ${typeText(declared.dtype, shape)}, found ${typeText(tensor.dtype, tensor.shape)}`);
+      await this.device.write(at.buffer, at.offset, bytesOfTensor(tensor));
+    });
   }
 
   /** The layout of a run with inputs of these sizes: sizes, shape code, memory. Nothing is allocated. */
@@ -176,6 +195,23 @@ export class Session implements AsyncDisposable {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  #inOrder<R>(work: () => Promise<R>): Promise<R> {
+    const result = this.#tail.then(() => {
+      this.#check();
+      return work();
+    });
+    this.#tail = result.catch(() => undefined);
+    return result;
+  }
+
+  #state(name: string): { readonly at: Binding; readonly declared: PlanBuffer; readonly shape: readonly number[] } {
+    const state = this.plan.states.find((s) => s.name === name);
+    const declared = state === undefined ? undefined : this.plan.buffers[state.buffer];
+    const at = state === undefined ? undefined : this.#weights.binding(state.buffer);
+    if (declared === undefined || at === undefined) throw new InputError(`${this.plan.name} keeps no state ${name}`);
+    return { at, declared, shape: declared.shape.map(Number) };
   }
 
   async #run(inputs: Inputs, { signal, onProgress }: RunOptions): Promise<RunResult> {
