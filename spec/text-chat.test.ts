@@ -11,7 +11,7 @@ import { fixture, llamaMetadata, llamaPieces } from "./text-support.ts";
 
 const system =
   "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions.";
-const user = (content: Message["content"]): Message => ({ role: "user", content });
+const user = (content: Message<unknown>["content"]): Message<unknown> => ({ role: "user", content });
 const assistant = (content: string): Message => ({ role: "assistant", content });
 const picture = (image: unknown): { type: "image"; image: unknown } => ({ type: "image", image });
 const say = (text: string): { type: "text"; text: string } => ({ type: "text", text });

@@ -3,6 +3,7 @@
 // here: what stands in its place is prompt.ts's matter.
 
 import { messageOf, TextError } from "../errors.ts";
+import type { Picture } from "../images/picture.ts";
 import { checkUnicode } from "./stream.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -15,7 +16,7 @@ export interface TextPart {
 }
 
 /** `image` is whatever the application has for a picture; it is handed back in order. */
-export interface ImagePart<I = unknown> {
+export interface ImagePart<I = Picture> {
   readonly type: "image";
   readonly image: I;
 }
@@ -26,7 +27,7 @@ export type Role = "system" | "user" | "assistant";
  * One turn. A string is taken as it is, with any "<image>" in it. Of parts, the pictures come first, each followed by a
  * newline, then the texts: so the reference orders a turn.
  */
-export interface Message<I = unknown> {
+export interface Message<I = Picture> {
   readonly role: Role;
   readonly content: string | readonly (TextPart | ImagePart<I>)[];
 }
@@ -39,7 +40,7 @@ export interface RenderOptions {
 export interface ChatTemplate {
   readonly name: string;
   /** Throws TextError for unknown roles, for turns out of order and for what the template refuses. */
-  render(messages: readonly Message[], options?: RenderOptions): string;
+  render(messages: readonly Message<unknown>[], options?: RenderOptions): string;
 }
 
 /** The pictures in the parts of a conversation, in the order of their tokens. */
@@ -156,7 +157,7 @@ const isOpen = (options: RenderOptions | undefined): boolean => options?.open ??
 
 /** An optional system message, then user and assistant in turn; before an open turn the user has spoken. */
 function conversation(
-  messages: readonly Message[],
+  messages: readonly Message<unknown>[],
   options: RenderOptions | undefined,
 ): { readonly system: string | undefined; readonly turns: readonly Turn[] } {
   const all = messages.map((message, at) => turnOf(message, at));
@@ -173,7 +174,7 @@ function conversation(
   return { system, turns };
 }
 
-function turnOf(message: Message, at: number): Turn {
+function turnOf(message: Message<unknown>, at: number): Turn {
   const { role, content } = message;
   if (role !== "system" && role !== "user" && role !== "assistant")
     throw new TextError(`message ${at} has the unknown role ${JSON.stringify(role)}`);
@@ -183,11 +184,11 @@ function turnOf(message: Message, at: number): Turn {
   return { role, text };
 }
 
-function joined(parts: readonly (TextPart | ImagePart)[], at: number): string {
+function joined(parts: readonly (TextPart | ImagePart<unknown>)[], at: number): string {
   if (!Array.isArray(parts)) throw new TextError(`message ${at} has content that is neither a string nor parts`);
   let pictures = "";
   let text = "";
-  for (const part of parts as readonly (TextPart | ImagePart)[]) {
+  for (const part of parts as readonly (TextPart | ImagePart<unknown>)[]) {
     if (part.type === "image") pictures += `${imageToken}\n`;
     else if (part.type === "text" && typeof part.text === "string") text += part.text;
     else throw new TextError(`message ${at} has a part that is neither text nor an image`);
