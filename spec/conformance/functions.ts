@@ -53,6 +53,15 @@ const { stmt: anyStmt } = fc.letrec<{ stmt: ImpStmt }>((tie) => {
       fc.record({ k: k("store"), ptr: anyExpr, offset, value: anyExpr }),
       fc.record({ k: k("storeLanes"), ptr: anyExpr, offset, value: anyExpr, count: fc.nat(4) }),
       fc.record({ k: k("barrier") }),
+      fc.record({ k: k("uniform"), name: anyName, type: fc.constant("i32" as const), value: anyExpr }),
+      fc.record({
+        k: k("exchange"),
+        name: anyName,
+        type: fc.constantFrom("f32" as const, "i32" as const, "f32x4" as const, "i32x4" as const),
+        op: fc.constantFrom("from" as const, "xor" as const),
+        value: anyExpr,
+        lane: anyExpr,
+      }),
       fc.record({ k: k("fence"), ptr: anyName, keep: fc.array(anyName, { maxLength: 3 }) }),
       fc.record({ k: k("for"), name: anyName, from: anyExpr, to: anyExpr, step: fc.integer({ min: 1, max: 4 }), body }),
       fc.record({ k: k("while"), cond: anyExpr, body }),
@@ -79,7 +88,12 @@ export const anyFunctions: fc.Arbitrary<ImpFunction> = fc
     unit: anyName,
     lanes: fc.integer({ min: 1, max: 3 }),
     lane: fc.option(anyName, { nil: undefined }),
+    subgroup: fc.option(fc.integer({ min: 1, max: 3 }), { nil: undefined }),
     body: fc.array(anyStmt, { maxLength: 4 }),
     sources: anyLocs,
   })
-  .map(({ lane: name, ...fn }) => (name === undefined ? fn : { ...fn, lane: name }));
+  .map(({ lane: name, subgroup, ...fn }) => ({
+    ...fn,
+    ...(name === undefined ? {} : { lane: name }),
+    ...(subgroup === undefined ? {} : { subgroup }),
+  }));

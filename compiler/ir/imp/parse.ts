@@ -69,7 +69,7 @@ class Reader {
     const scratch: ImpScratch[] = [];
     let dims: readonly string[] = [];
     let units: { readonly unit: string; readonly units: Dim } | undefined;
-    let lanes: Pick<ImpFunction, "lanes" | "lane"> = { lanes: 1 };
+    let lanes: Pick<ImpFunction, "lanes" | "lane" | "subgroup"> = { lanes: 1 };
     for (;;) {
       const c = this.#line("the function is not closed");
       if (c.take("span ")) this.#spans.line(c);
@@ -88,6 +88,8 @@ class Reader {
         const lane = c.sees(/\d/y) ? undefined : c.name();
         if (lane !== undefined) c.need(":");
         lanes = lane === undefined ? { lanes: c.int() } : { lanes: c.int(), lane };
+      } else if (c.take("subgroup ")) {
+        lanes = { ...lanes, subgroup: c.int() };
       } else {
         if (units === undefined) return c.fail("the units before this");
         this.#next--;
@@ -175,6 +177,27 @@ class Reader {
       }
       case "barrier":
         return { k: "barrier" };
+      case "uniform": {
+        const name = c.name();
+        c.need("=");
+        const value = reader.expr(c);
+        reader.declared.local(name, "i32");
+        return { k: "uniform", name, type: "i32", value };
+      }
+      case "exchange": {
+        const name = c.name();
+        c.need(":");
+        const type = readType(c);
+        if (type !== "f32" && type !== "i32" && type !== "f32x4" && type !== "i32x4") return c.fail("a number's type before this");
+        c.need("=");
+        const op = c.word();
+        if (op !== "from" && op !== "xor") return c.fail("from or xor before this");
+        const lane = reader.expr(c);
+        c.need("of");
+        const value = reader.expr(c);
+        reader.declared.local(name, type);
+        return { k: "exchange", name, type, op, value, lane };
+      }
       case "fence": {
         const ptr = c.name();
         c.need("[");

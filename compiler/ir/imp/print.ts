@@ -20,6 +20,7 @@ export function printImp(fn: ImpFunction, { sources = true }: { readonly sources
     ...fn.scratch.map((s) => `  scratch ${s.space} ${nameText(s.name)}: ${s.dtype}[${s.size.text}]`),
     `  units ${nameText(fn.unit)}: ${fn.units.text}`,
     ...(fn.lanes === 1 && fn.lane === undefined ? [] : [`  lanes ${fn.lane === undefined ? "" : `${nameText(fn.lane)}: `}${fn.lanes}`]),
+    ...(fn.subgroup === undefined ? [] : [`  subgroup ${fn.subgroup}`]),
     ...writer.lines,
     ...locs,
     "}",
@@ -84,6 +85,18 @@ class Writer {
       case "barrier":
         line("barrier");
         break;
+      case "uniform": {
+        const value = expr(s.value);
+        this.#declared.local(s.name, s.type);
+        line(`uniform ${nameText(s.name)} = ${value}`);
+        break;
+      }
+      case "exchange": {
+        const [value, lane] = [expr(s.value), expr(s.lane)];
+        this.#declared.local(s.name, s.type);
+        line(`exchange ${nameText(s.name)}: ${typeText(s.type)} = ${s.op} ${lane} of ${value}`);
+        break;
+      }
       case "fence":
         line(`fence ${nameText(s.ptr)} [${s.keep.map(nameText).join(", ")}]`);
         break;

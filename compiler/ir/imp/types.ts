@@ -91,8 +91,22 @@ export type ImpStmt =
     }
   | { readonly k: "while"; readonly cond: ImpExpr; readonly body: readonly ImpStmt[] }
   | { readonly k: "if"; readonly cond: ImpExpr; readonly then: readonly ImpStmt[]; readonly else: readonly ImpStmt[] }
-  /** All lanes of the unit arrive before any continues. */
+  /** All lanes of the unit arrive before any continues. Like `uniform` and `exchange`, under conditions alone that are uniform. */
   | { readonly k: "barrier" }
+  /** Declares a local that is the same in every lane of the unit, as the author knows; conditions around barriers may use it. */
+  | { readonly k: "uniform"; readonly name: string; readonly type: "i32"; readonly value: ImpExpr }
+  /**
+   * Declares a local: `value` as another lane of the subgroup computes it. `from`: lane `lane` of the subgroup; `xor`: the
+   * lane whose number differs from the own in the bits of `lane`, a constant.
+   */
+  | {
+      readonly k: "exchange";
+      readonly name: string;
+      readonly type: "f32" | "i32" | "f32x4" | "i32x4";
+      readonly op: "from" | "xor";
+      readonly value: ImpExpr;
+      readonly lane: ImpExpr;
+    }
   /**
    * Ends a basic block without changing meaning, so that an engine does not hoist later loads above earlier
    * arithmetic (V8 in Node 20 and 22 does, and spills). `keep` names the live accumulators, `ptr` a pointer that
@@ -128,6 +142,8 @@ export interface ImpFunction {
   /** Invocations per unit and the variable that holds the invocation's number; 1 on CPUs. */
   readonly lanes: number;
   readonly lane?: string;
+  /** Lanes of a subgroup, where the function relies on it: as many that follow each other, from a multiple of it on. */
+  readonly subgroup?: number;
   readonly body: readonly ImpStmt[];
   readonly sources: readonly Loc[];
 }

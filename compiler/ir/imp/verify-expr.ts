@@ -20,7 +20,7 @@ export function valueFits(type: ImpType, dtype: DType): boolean {
 }
 
 /** The parts of `e`, in the order of its fields. */
-function operandsOf(e: ImpExpr): readonly ImpExpr[] {
+export function operandsOf(e: ImpExpr): readonly ImpExpr[] {
   switch (e.k) {
     case "const":
     case "var":

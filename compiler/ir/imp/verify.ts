@@ -6,6 +6,7 @@ import { dimSymbols } from "../dim.ts";
 import { locText } from "../loc.ts";
 import { isPtr, isVector, typeOfImp } from "./build.ts";
 import { typeText } from "./expr-text.ts";
+import { divergence } from "./uniform.ts";
 import { ExprChecker, valueFits, type Place } from "./verify-expr.ts";
 import type { ImpFunction, ImpStmt, ImpType } from "./types.ts";
 
@@ -33,11 +34,18 @@ export function verifyImp(fn: ImpFunction): readonly string[] {
     for (const name of dimSymbols(d)) if (!dims.has(name)) at(`size ${name} is not declared`);
   if (!Number.isSafeInteger(fn.lanes) || fn.lanes < 1) at(`${fn.lanes} lanes`);
   if (fn.lanes > 1 && fn.lane === undefined) at("nothing holds the number of the lane");
+  if (fn.subgroup !== undefined && (!isPowerOfTwo(fn.subgroup) || fn.lanes % fn.subgroup !== 0))
+    at(`${fn.lanes} lanes are not in subgroups of ${fn.subgroup}`);
   const scope = new Scope(undefined);
   scope.declare(fn.unit, "i32", false);
   if (fn.lane !== undefined && !scope.declare(fn.lane, "i32", false)) at(`the name ${fn.lane} is used twice`);
-  new Checker(new ExprChecker(places, dims), at).block(fn.body, scope);
+  new Checker(new ExprChecker(places, dims), at, fn.subgroup !== undefined).block(fn.body, scope);
+  for (const message of divergence(fn)) at(message);
   return wrong;
+}
+
+function isPowerOfTwo(n: number): boolean {
+  return Number.isSafeInteger(n) && n > 0 && (n & (n - 1)) === 0;
 }
 
 interface Local {
@@ -69,10 +77,12 @@ class Scope {
 class Checker {
   readonly #exprs: ExprChecker;
   readonly #at: (message: string) => void;
+  readonly #subgroups: boolean;
 
-  constructor(exprs: ExprChecker, at: (message: string) => void) {
+  constructor(exprs: ExprChecker, at: (message: string) => void, subgroups: boolean) {
     this.#exprs = exprs;
     this.#at = at;
+    this.#subgroups = subgroups;
   }
 
   block(statements: readonly ImpStmt[], around: Scope): void {
@@ -134,6 +144,21 @@ class Checker {
       }
       case "barrier":
         break;
+      case "uniform":
+      case "exchange": {
+        const user = `${s.k} ${s.name}`;
+        expr(s.value, user);
+        const type = typeOfImp(s.value);
+        if (type !== s.type) this.#at(`${user}: its value is ${typeText(type)}, not ${typeText(s.type)}`);
+        if (s.k === "exchange") {
+          expr(s.lane, user);
+          if (!this.#subgroups) this.#at(`${user}: the function has no subgroups`);
+          if (typeOfImp(s.lane) !== "i32") this.#at(`${user}: its lane is ${typeText(typeOfImp(s.lane))}, not i32`);
+          if (s.op === "xor" && s.lane.k !== "const") this.#at(`${user}: the bits that differ are no constant`);
+        }
+        declare(scope, s.name, s.type, false);
+        break;
+      }
       case "fence": {
         const ptr = scope.find(s.ptr);
         if (ptr === undefined || !isPtr(ptr.type)) this.#at(`fence: there is no pointer ${s.ptr}`);

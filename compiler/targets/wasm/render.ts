@@ -200,6 +200,9 @@ export class Renderer implements Keeper {
       case "barrier":
         // One lane a unit: there is nobody to wait for.
         return undefined;
+      case "uniform":
+      case "exchange":
+        throw new RenderError(`${this.fn.name}: ${s.k} is for workgroups`);
       case "fence": {
         // Never taken: the pointer is not 0. It leads out of the loop, where the accumulators are used.
         const out = this.loops.at(-1);
