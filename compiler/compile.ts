@@ -24,6 +24,7 @@ import { KernelTemplates, type TemplatedKernel } from "./fuse/templates.ts";
 import { attentionPairs } from "./fuse/work.ts";
 import { makePlan, type Dispatch } from "./memory/plan.ts";
 import { PassError, runPasses } from "./passes/pipeline.ts";
+import type { Quantise, Unquantised } from "./passes/quantise.ts";
 import { cpuPanel, gpuPanel, type Capabilities } from "./schedule/capabilities.ts";
 import { lower, type Lowered } from "./schedule/lower.ts";
 
@@ -32,6 +33,8 @@ interface CommonOptions {
   readonly fuse?: boolean;
   /** Decline every fusion after this many were accepted. */
   readonly fusionGas?: number | undefined;
+  /** Weights that stay packed on the device. Default: none. */
+  readonly quantise?: Quantise | undefined;
   /** Sees the text of the program after each pass, by the pass's name. */
   readonly dump?: ((pass: string, text: () => string) => void) | undefined;
 }
@@ -59,6 +62,8 @@ interface CommonCompiled {
   readonly declined: readonly Declined[];
   /** Names of matrix multiplies and attentions that no builder took: they run as plain loops, many times slower. */
   readonly plainLoops: readonly string[];
+  /** Matrices that `quantise` would have packed and that stay as they are, with the reasons. */
+  readonly unquantised: readonly Unquantised[];
 }
 
 /** A graph compiled to WebAssembly, ready for a session, with every level it went through. */
@@ -127,7 +132,13 @@ interface Made {
 /** Everything up to the functions, one for each variant of a target's capabilities; and the plan, which variants share. */
 function compiled(source: Graph, options: CommonOptions, variants: readonly Capabilities[], { panel }: Layouts): Made {
   const fuse = options.fuse !== false;
-  const graph = runPasses(source, { merge: fuse, dump: (pass, g) => options.dump?.(pass, () => printGraph(g)) });
+  const unquantised: Unquantised[] = [];
+  const graph = runPasses(source, {
+    merge: fuse,
+    quantise: options.quantise,
+    onKept: (kept) => unquantised.push(kept),
+    dump: (pass, g) => options.dump?.(pass, () => printGraph(g)),
+  });
   const grouping = group(graph, { fuse, gas: options.fusionGas, panel });
   const packed = new Set(grouping.groups.flatMap((g) => (g.packs === undefined ? [] : [g.packs])));
   const templates = new KernelTemplates(grouping.values, packed);
@@ -161,6 +172,7 @@ function compiled(source: Graph, options: CommonOptions, variants: readonly Capa
       kernels,
       declined: grouping.declined.map(({ producer, consumer, reason, at }) => ({ producer, consumer, reason, at })),
       plainLoops: loops.map((k) => k.name),
+      unquantised,
     },
     functions,
   };

@@ -48,7 +48,7 @@ const anyGraph: fc.Arbitrary<Graph> = fc.record({
         fc.array(anyNumber, { maxLength: 3 }),
         fc.dictionary(fc.stringMatching(/^[a-z][a-z_]{0,6}$/), anyAttr, { maxKeys: 3, noNullPrototype: true }),
         anyHostExpr,
-        fc.nat(6),
+        fc.nat(7),
       )
       .map(([id, type, loc, name, data, attrs, value, kind]): GraphNode => {
         const base = { id, type, loc };
@@ -56,6 +56,7 @@ const anyGraph: fc.Arbitrary<Graph> = fc.record({
           { ...base, kind: "input", name },
           { ...base, kind: "param", name },
           { ...base, kind: "param", name, init: { kind: "normal", std: data[0] ?? 0.02 } },
+          { ...base, kind: "param", name, packed: { of: name, shape: [4, 64], format: "q4_1", part: "minima" } },
           { ...base, kind: "constant", data },
           { ...base, kind: "table", name, value },
           { ...base, kind: "state", name },

@@ -10,6 +10,7 @@ import { printGraph } from "../compiler/ir/graph/print.ts";
 import type { Graph, GraphNode, ValueId } from "../compiler/ir/graph/types.ts";
 import { verifyGraph } from "../compiler/ir/graph/verify.ts";
 import { decompose, decomposeExamples } from "../compiler/passes/decompose.ts";
+import { joinPacked, joinPackedExamples } from "../compiler/passes/join-packed.ts";
 import { mergeProjections, mergeProjectionsExamples } from "../compiler/passes/merge-projections.ts";
 import { passes, runPasses } from "../compiler/passes/pipeline.ts";
 import type { Example, Pass } from "../compiler/passes/rewrite.ts";
@@ -28,6 +29,7 @@ const examplesOf: ReadonlyMap<Pass, readonly Example[]> = new Map([
   [share, shareExamples],
   [dropUnused, dropUnusedExamples],
   [mergeProjections, mergeProjectionsExamples],
+  [joinPacked, joinPackedExamples],
 ]);
 const each = [...new Set(passes)];
 

@@ -7,6 +7,7 @@ import { compileGraph } from "../compiler/compile.ts";
 import { IrParseError } from "../compiler/ir/cursor.ts";
 import { dtypes } from "../compiler/ir/dtype.ts";
 import { emptyHostProgram } from "../compiler/ir/plan/host.ts";
+import { packedFormats, packedParts } from "../compiler/ir/plan/packed.ts";
 import { parsePlan } from "../compiler/ir/plan/parse.ts";
 import { printPlan } from "../compiler/ir/plan/print.ts";
 import type { Plan, PlanBuffer, PlanParam, Step } from "../compiler/ir/plan/types.ts";
@@ -119,6 +120,10 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     .map(({ unfused, ...rest }) => (unfused === undefined ? rest : { ...rest, unfused })),
 );
 const list = <T>(of: fc.Arbitrary<T>): fc.Arbitrary<T[]> => fc.array(of, { maxLength: 3 });
+const packed: fc.Arbitrary<PlanParam["packed"]> = fc.option(
+  fc.record({ of: anyName, shape: list(fc.nat(9)), format: fc.constantFrom(...packedFormats), part: fc.constantFrom(...packedParts) }),
+  { nil: undefined },
+);
 
 /** Any data of the type Plan: it need not make sense, only survive as text. */
 const anyPlan: fc.Arbitrary<Plan> = fc.record({
@@ -136,9 +141,11 @@ const anyPlan: fc.Arbitrary<Plan> = fc.record({
   inputs: list(entry),
   outputs: list(entry),
   params: list(
-    fc
-      .record({ name: anyName, dtype, shape: list(fc.nat(9)), buffer: id, init })
-      .map(({ init: how, ...rest }) => (how === undefined ? rest : { ...rest, init: how })),
+    fc.record({ name: anyName, dtype, shape: list(fc.nat(9)), buffer: id, init, packed }).map(({ init: how, packed: form, ...rest }) => ({
+      ...rest,
+      ...(how === undefined ? {} : { init: how }),
+      ...(form === undefined ? {} : { packed: form }),
+    })),
   ),
   states: list(
     fc

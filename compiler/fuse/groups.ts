@@ -146,7 +146,12 @@ class Fuser {
     if (cls === "attention") return "attention is a kernel of its own";
     const [only] = targets;
     if (cls !== "free" && (targets.size > 1 || only === undefined)) return `${targets.size} kernels read it`;
-    if (this.fixed.has(node.id) && !isView(node) && [...targets].some((g) => !this.fixed.has(g.root) && g.packs === undefined))
+    if (
+      this.fixed.has(node.id) &&
+      !isView(node) &&
+      !unpacks(node) &&
+      [...targets].some((g) => !this.fixed.has(g.root) && g.packs === undefined)
+    )
       return "it depends on parameters alone, so it is made once";
     const { dtype } = node.type;
     if (cls !== "free" && cls !== "heavy" && dtype !== "f32" && dtype !== "i32" && dtype !== "bool") return `it is rounded to ${dtype}`;
@@ -201,6 +206,9 @@ class Fuser {
   private contract(g: Group, node: OpNode): void {
     g.contraction = node.id;
     if (!this.options.fuse || this.packOf.has(node.id)) return;
+    // What is packed stays as it is in memory; the kernel unpacks it.
+    const right = this.values.nodes.get(node.operands[1] ?? -1);
+    if (right?.kind === "op" && unpacks(right) && !this.ends.has(right.id)) return;
     this.packOf.set(node.id, emptyGroup(node.operands[1] ?? -1, { packs: node.id }));
   }
 
@@ -241,6 +249,8 @@ function classify(node: GraphNode, values: Values): Class {
       return kind satisfies never;
   }
 }
+
+const unpacks = (node: OpNode): boolean => opOf(node.op).unpacks === true;
 
 /** Reading through it costs nothing: the position is linear in the position of the result. */
 function isView(node: OpNode): boolean {

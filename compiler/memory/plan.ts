@@ -80,6 +80,7 @@ class Planner {
               shape: n.type.shape.map((d) => Number(d.text)),
               buffer: this.bufferFor({ k: "value", id: n.id }),
               ...(n.init === undefined ? {} : { init: n.init }),
+              ...(n.packed === undefined ? {} : { packed: n.packed }),
             },
           ]
         : [],

@@ -6,6 +6,7 @@
 import { dim, dimAdd, type Dim } from "../ir/dim.ts";
 import { nodesById, type GraphBuilder } from "../ir/graph/build.ts";
 import type { Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
+import { opOf } from "../../ops/index.ts";
 import { parametric } from "./parametric.ts";
 import { keepOp, rewrite, usersOf, type Example, type Pass } from "./rewrite.ts";
 
@@ -48,10 +49,16 @@ function findGroups(graph: Graph): readonly (readonly Member[])[] {
     const only = (users.get(n.id) ?? []).length === 1 && !outputs.has(n.id) ? users.get(n.id)?.[0] : undefined;
     const bias = only?.op === "add" ? biasOf(only, n.id, nodes, fixed) : undefined;
     const member: Member = { matmul: n, add: bias === undefined ? undefined : only, weight, bias };
-    const key = `${x} ${bias !== undefined} ${n.type.dtype}`;
+    const key = `${x} ${bias !== undefined} ${n.type.dtype} ${formOf(nodes.get(weight))}`;
     byOperand.set(key, [...(byOperand.get(key) ?? []), member]);
   }
   return [...byOperand.values()].filter((g) => g.length > 1);
+}
+
+/** Packed weights are joined as they are, so only those of one form may be. */
+function formOf(weight: GraphNode | undefined): string {
+  if (weight?.kind !== "op" || opOf(weight.op).unpacks !== true) return "";
+  return `${weight.op} ${String(weight.attrs["bits"])} ${weight.operands.length}`;
 }
 
 function biasOf(add: OpNode, matmul: ValueId, nodes: ReadonlyMap<ValueId, GraphNode>, fixed: ReadonlySet<ValueId>): ValueId | undefined {

@@ -4,28 +4,38 @@ import { verifyGraph } from "../ir/graph/verify.ts";
 import { typeRule } from "../../ops/index.ts";
 import type { Graph } from "../ir/graph/types.ts";
 import { decompose } from "./decompose.ts";
+import { joinPacked } from "./join-packed.ts";
 import { mergeProjections } from "./merge-projections.ts";
+import { quantiseParams, type Quantise, type Unquantised } from "./quantise.ts";
 import type { Pass } from "./rewrite.ts";
 import { dropUnused, share, shareLeaves } from "./share.ts";
 
-export const passes: readonly Pass[] = [decompose, shareLeaves, share, dropUnused, mergeProjections, dropUnused];
+export const passes: readonly Pass[] = [decompose, shareLeaves, share, dropUnused, mergeProjections, joinPacked, dropUnused];
 
 export class PassError extends Error {
   override readonly name = "PassError";
 }
 
+export interface PassOptions {
+  /** Whether to merge projections. */
+  readonly merge: boolean;
+  /** What to pack, before projections are merged. */
+  readonly quantise?: Quantise | undefined;
+  /** Hears of every matrix that stays as it is although `quantise` would have it packed. */
+  readonly onKept?: ((kept: Unquantised) => void) | undefined;
+  readonly dump?: ((pass: string, graph: Graph) => void) | undefined;
+}
+
 /** Runs every pass; `dump` sees the graph after each. */
-export function runPasses(
-  graph: Graph,
-  options: { readonly merge: boolean; readonly dump?: ((pass: string, graph: Graph) => void) | undefined },
-): Graph {
+export function runPasses(graph: Graph, { merge, quantise, onKept, dump }: PassOptions): Graph {
+  const packing = quantise === undefined ? [] : [quantiseParams(quantise, onKept)];
+  const list = passes.flatMap((pass) => (pass !== mergeProjections ? [pass] : [...packing, ...(merge ? [pass] : [])]));
   let current = graph;
-  for (const pass of passes) {
-    if (pass === mergeProjections && !options.merge) continue;
+  for (const pass of list) {
     current = pass.run(current);
     const problems = verifyGraph(current, typeRule);
     if (problems.length > 0) throw new PassError(`pass ${pass.name} broke graph ${graph.name}: ${problems.slice(0, 3).join("; ")}`);
-    options.dump?.(pass.name, current);
+    dump?.(pass.name, current);
   }
   return current;
 }

@@ -50,7 +50,7 @@ function leafOr(node: GraphNode, builder: GraphBuilder): ValueId | undefined {
     case "input":
       return builder.input(node.name, node.type);
     case "param":
-      return builder.param(node.name, node.type, node.init);
+      return builder.param(node.name, node.type, node.init, node.packed);
     case "table":
       return builder.table(node.name, node.type, node.value);
     case "state":

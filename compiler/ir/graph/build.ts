@@ -4,6 +4,7 @@
 import { dimSymbol, dimSymbols, type Dim, type DimSymbol } from "../dim.ts";
 import type { DType } from "../dtype.ts";
 import { noLoc, type Loc } from "../loc.ts";
+import type { Packed } from "../plan/packed.ts";
 import { emptyHostProgram, type HostExpr, type HostProgram } from "../plan/host.ts";
 import type { Attrs, Graph, GraphNode, ParamInit, TensorType, ValueId } from "./types.ts";
 
@@ -86,8 +87,9 @@ export class GraphBuilder {
     return this.#add((base) => ({ ...base, kind: "input", name }), type);
   }
 
-  param(name: string, type: TensorType, init?: ParamInit): ValueId {
-    return this.#add((base) => (init === undefined ? { ...base, kind: "param", name } : { ...base, kind: "param", name, init }), type);
+  param(name: string, type: TensorType, init?: ParamInit, packed?: Packed): ValueId {
+    const more = { ...(init === undefined ? {} : { init }), ...(packed === undefined ? {} : { packed }) };
+    return this.#add((base) => ({ ...base, kind: "param", name, ...more }), type);
   }
 
   table(name: string, type: TensorType, value: HostExpr): ValueId {

@@ -6,6 +6,7 @@ import type { DimSymbol } from "../dim.ts";
 import { isDType } from "../dtype.ts";
 import type { Loc } from "../loc.ts";
 import { emptyHostProgram, type HostExpr, type HostProgram } from "../plan/host.ts";
+import { readPacked } from "../plan/packed.ts";
 import { SpanReader } from "../spans.ts";
 import type { Attrs, AttrValue, Graph, GraphNode, ParamInit, TensorType } from "./types.ts";
 
@@ -72,7 +73,13 @@ function parseNode(c: Cursor, spans: SpanReader): GraphNode {
     case "param": {
       const name = c.string();
       const init = parseInit(c);
-      return init === undefined ? finish({ kind: "param", name } as const) : finish({ kind: "param", name, init } as const);
+      const packed = c.take("of ") ? readPacked(c) : undefined;
+      return finish({
+        kind: "param",
+        name,
+        ...(init === undefined ? {} : { init }),
+        ...(packed === undefined ? {} : { packed }),
+      } as const);
     }
     case "constant":
       c.need("[");

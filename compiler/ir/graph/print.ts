@@ -3,6 +3,7 @@
 
 import type { Dim } from "../dim.ts";
 import type { Loc } from "../loc.ts";
+import { packedText } from "../plan/packed.ts";
 import { SpanWriter } from "../spans.ts";
 import { jsonText, numberText } from "../text.ts";
 import { typeText } from "./build.ts";
@@ -45,7 +46,8 @@ function definition(node: GraphNode): string {
           : node.init.kind === "constant"
             ? ` ~ constant(${numberText(node.init.value)})`
             : ` ~ normal(${numberText(node.init.std)})`;
-      return `param ${JSON.stringify(node.name)}${init}`;
+      const packed = node.packed === undefined ? "" : ` of ${packedText(node.packed)}`;
+      return `param ${JSON.stringify(node.name)}${init}${packed}`;
     }
     case "constant":
       return `constant [${node.data.map(numberText).join(", ")}]`;

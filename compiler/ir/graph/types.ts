@@ -5,6 +5,7 @@ import type { Dim, DimSymbol } from "../dim.ts";
 import type { DType } from "../dtype.ts";
 import type { Loc } from "../loc.ts";
 import type { HostExpr, HostProgram } from "../plan/host.ts";
+import type { Packed } from "../plan/packed.ts";
 
 export interface TensorType {
   readonly dtype: DType;
@@ -36,6 +37,8 @@ export interface ParamNode extends NodeBase {
   readonly kind: "param";
   readonly name: string;
   readonly init?: ParamInit;
+  /** Set where the checkpoint's tensor has another name and is packed while it is loaded. `init` is of its numbers. */
+  readonly packed?: Packed;
 }
 
 /** How `--init seeded:N` makes a parameter when no checkpoint is given. */

@@ -1,6 +1,8 @@
 // Packed weights as the device holds them: the three tensors that one weight becomes. What they mean, ops/quantised says;
 // a checkpoint's weight becomes them while it is loaded (runtime/weights/packed.ts).
 
+import type { Cursor } from "../cursor.ts";
+
 /** Elements that share a scale: neighbours along a row. */
 export const blockElements = 32;
 
@@ -30,4 +32,19 @@ export interface Packed {
 
 export function packedName(of: string, part: PackedPart): string {
   return `${of}.${part}`;
+}
+
+/** `q4_0 values "w" [4096, 11008]` */
+export function packedText({ of, shape, format, part }: Packed): string {
+  return `${format} ${part} ${JSON.stringify(of)} [${shape.join(", ")}]`;
+}
+
+/** Reads what `packedText` writes. */
+export function readPacked(c: Cursor): Packed {
+  const format = c.word();
+  if (!isPackedFormat(format)) return c.fail("a format of packed weights before this");
+  const part = packedParts.find((p) => c.take(p)) ?? c.fail("a part of a packed weight");
+  const of = c.string();
+  c.need("[");
+  return { of, shape: c.list("]", () => c.int()), format, part };
 }

@@ -4,6 +4,7 @@
 import { readFramed, type Cursor } from "../cursor.ts";
 import { isDType, type DType } from "../dtype.ts";
 import type { HostExpr, HostFunction, HostProgram, HostTable } from "./host.ts";
+import { readPacked } from "./packed.ts";
 import type { Plan, PlanBuffer, PlanKernel, PlanLimit, PlanParam, PlanSymbol, Step } from "./types.ts";
 
 /** The plan whose text this is. Throws IrParseError. */
@@ -209,8 +210,16 @@ function readParam(c: Cursor): PlanParam {
   c.need("[");
   const shape = c.list("]", () => c.number());
   const init = c.take("~") ? readInit(c) : undefined;
+  const packed = c.take("of ") ? readPacked(c) : undefined;
   c.need("=");
-  return { name, dtype: type, shape, buffer: c.value(), ...(init === undefined ? {} : { init }) };
+  return {
+    name,
+    dtype: type,
+    shape,
+    buffer: c.value(),
+    ...(init === undefined ? {} : { init }),
+    ...(packed === undefined ? {} : { packed }),
+  };
 }
 
 function readInit(c: Cursor): NonNullable<PlanParam["init"]> {

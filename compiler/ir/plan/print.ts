@@ -3,6 +3,7 @@
 
 import { dimParse, DimError } from "../dim.ts";
 import { jsonText, nameText, numberText } from "../text.ts";
+import { packedText } from "./packed.ts";
 import type { DimText, Plan, PlanBuffer, PlanKernel, PlanParam, Step } from "./types.ts";
 
 interface PrintPlanOptions {
@@ -78,7 +79,8 @@ function paramText(p: PlanParam): string {
     p.init === undefined
       ? ""
       : ` ~ ${p.init.kind === "constant" ? `constant(${numberText(p.init.value)})` : `normal(${numberText(p.init.std)})`}`;
-  return `${nameText(p.name)}: ${p.dtype}[${p.shape.map(numberText).join(", ")}]${init} = %${p.buffer}`;
+  const packed = p.packed === undefined ? "" : ` of ${packedText(p.packed)}`;
+  return `${nameText(p.name)}: ${p.dtype}[${p.shape.map(numberText).join(", ")}]${init}${packed} = %${p.buffer}`;
 }
 
 function kernelText(k: PlanKernel): string {

@@ -3,6 +3,7 @@
 
 import type { DType } from "../dtype.ts";
 import type { HostProgram, HostTable } from "./host.ts";
+import type { Packed } from "./packed.ts";
 
 /** Canonical text of a Dim: see compiler/ir/dim.ts. */
 export type DimText = string;
@@ -83,6 +84,8 @@ export interface PlanParam {
   readonly shape: readonly number[];
   readonly buffer: BufferId;
   readonly init?: { readonly kind: "constant"; readonly value: number } | { readonly kind: "normal"; readonly std: number };
+  /** It is a part of the packed form of a weight: the checkpoint has the weight. */
+  readonly packed?: Packed;
 }
 
 export interface Plan {
