@@ -294,7 +294,7 @@ function sourcesOf(plan: Plan): (kernel: string) => readonly string[] {
   };
 }
 
-function weightsOptions(weights: SessionOptions["weights"]): WeightsOptions | undefined {
+export function weightsOptions(weights: SessionOptions["weights"]): WeightsOptions | undefined {
   if (weights === undefined) return undefined;
   if (
     typeof weights === "string" ||

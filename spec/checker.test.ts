@@ -360,10 +360,4 @@ describe("what the language means", () => {
       "model.vision.weight",
     ]);
   });
-
-  test("the train section is read and kept", () => {
-    const program = check('train {\n  rate: 0.001\n  optimiser { name: "adamw" }\n}');
-    expect(program.diagnostics).toEqual([]);
-    expect(program.train.map((s) => s.name.name)).toEqual(["rate", "optimiser"]);
-  });
 });

@@ -5,7 +5,7 @@ import { closest, type Diagnostic } from "../diagnostics/index.ts";
 import type { Graph } from "../ir/graph/types.ts";
 import type { Span } from "../ir/loc.ts";
 import type { HostProgram, HostValue } from "../ir/plan/host.ts";
-import type { Setting } from "../syntax/ast.ts";
+import type { TrainSettings } from "../train/settings.ts";
 import { TooLarge, errorValue, type Cx, type Entity, type Unit, type Value } from "./context.ts";
 import { expression } from "./expr.ts";
 import { checkDefinition, elaborateGraph, reachable } from "./graphs.ts";
@@ -13,6 +13,7 @@ import { constantValue, hostTypeOf, signatureOf } from "./items.ts";
 import { loadFiles, wholeFile, type Loaded } from "./load.ts";
 import { callInstance, member } from "./modules.ts";
 import { didYouMean, Reporter } from "./report.ts";
+import { checkTrain } from "./train.ts";
 import { block, letStatement } from "./statements.ts";
 import { hostTypeText } from "./types.ts";
 
@@ -44,8 +45,8 @@ export interface Program {
   /** Shape functions that the file declares or imports. */
   readonly functions: ReadonlyMap<string, ShapeFunction>;
   readonly configs: readonly Config[];
-  /** Settings of the file's train section, reserved. */
-  readonly train: readonly Setting[];
+  /** What the file's train section says; undefined where there is none, or one with errors. */
+  readonly train?: TrainSettings;
 }
 
 export interface LoadOptions {
@@ -63,7 +64,7 @@ export function loadProgram(path: string, options: LoadOptions): Program {
   const functions = new Map<string, ShapeFunction>();
   const configs: Config[] = [];
   let sources: ReadonlyMap<string, string> = new Map();
-  let train: readonly Setting[] = [];
+  let train: TrainSettings | undefined;
   guarded(report, path, () => {
     const loaded = loadFiles(cx, path, options.readText);
     sources = loaded.sources;
@@ -74,19 +75,19 @@ export function loadProgram(path: string, options: LoadOptions): Program {
     for (const unit of loaded.units.values()) {
       for (const { entity, span } of unit.names.values()) if (entity.unit === unit) declaration(cx, entity, span);
     }
-    for (const item of root.ast.items) if (item.kind === "train") train = [...train, ...item.settings];
     for (const [name, { entity }] of root.names) {
       if (entity.k !== "graph" || entity.unit !== root) continue;
       const graph = elaborateGraph(cx, entity);
       if (graph !== undefined) graphs.set(name, graph);
     }
+    train = checkTrain(cx, root, graphs);
     for (const unit of loaded.units.values()) {
       for (const { entity } of unit.names.values()) if (entity.k === "module" && entity.unit === unit) checkDefinition(cx, entity);
     }
     collect(cx, root, loaded, functions, configs);
   });
   const diagnostics = report.sorted([...sources.keys()]);
-  return { diagnostics, sources, graphs, functions, configs, train };
+  return { diagnostics, sources, graphs, functions, configs, ...(train === undefined ? {} : { train }) };
 }
 
 function context(report: Reporter, overrides: ReadonlyMap<string, string>): Cx {

@@ -164,7 +164,7 @@ export type ModuleMember =
   | ForwardItem
   | (Node & { readonly kind: "let"; readonly mutable: boolean; readonly pattern: Pattern; readonly type?: TypeExpr; readonly value: Expr });
 
-/** A setting of the reserved train section. */
+/** A setting of the train section. */
 export interface Setting extends Node {
   readonly name: Ident;
   readonly value: Expr | { readonly kind: "settings"; readonly settings: readonly Setting[] };

@@ -178,7 +178,8 @@ export class UhdParser extends StatementGrammar {
         const settings: Setting[] = [];
         this.CONSUME(T.LeftBrace);
         this.MANY(() => {
-          const name = this.CONSUME(T.Identifier);
+          // `graph` is a word of the language, and the natural name of this setting.
+          const name = this.OR3([{ ALT: () => this.CONSUME(T.Identifier) }, { ALT: () => this.CONSUME(T.Graph) }]);
           const value = this.OR([
             {
               ALT: () => {

@@ -29,7 +29,7 @@ export interface TrainerOptions {
 }
 
 export interface StepOptions {
-  /** Stops between kernels; the parameters are then those of before the step. */
+  /** Stops between the runs of a step; the parameters are then those of before the step. */
   readonly signal?: AbortSignal | undefined;
 }
 

@@ -21,6 +21,8 @@ export interface TrainedParameter {
   readonly second: string;
   /** The gradient so far, where gradients of several runs make a step. */
   readonly sum?: string;
+  /** It is no parameter of the graph but was added to it (low-rank additions): no checkpoint of the model has it. */
+  readonly added?: true;
   /** Its own rate at schedule factor 1. */
   readonly rate: number;
   readonly decay: number;

@@ -1,0 +1,98 @@
+// The training step of a graph: forward, backward and the optimiser as one graph, compiled as any other. Parameters
+// that are trained become states; the rest stay parameters, packed once. Runs nothing.
+
+import { gradient } from "../autodiff/reverse.ts";
+import type { Program } from "../check/index.ts";
+import { compileGraph, type Compiled, type CompileOptions } from "../compile.ts";
+import { GraphBuilder } from "../ir/graph/build.ts";
+import type { Graph, GraphNode, ParamNode } from "../ir/graph/types.ts";
+import type { Recipe } from "../ir/plan/training.ts";
+import { typeRule } from "../../ops/index.ts";
+import { adamw, type Trained } from "./adamw.ts";
+import { matches, matchesAny, type TrainSettings } from "./settings.ts";
+
+/** A training step cannot be made of the graph. */
+export class TrainingCompileError extends Error {
+  override readonly name = "TrainingCompileError";
+}
+
+export interface CompiledTraining extends Compiled {
+  readonly training: Recipe;
+}
+
+/** Compiles the training step that the file's train section asks for. Throws TrainingCompileError and AutodiffError. */
+export function compileTraining(program: Program, options: CompileOptions = {}): CompiledTraining {
+  const { train } = program;
+  if (train === undefined) throw new TrainingCompileError("the file has no train section, or it has errors");
+  const graph = program.graphs.get(train.graph);
+  if (graph === undefined) throw new TrainingCompileError(`the file has no graph ${train.graph}, or it has errors`);
+  const { graph: whole, recipe } = trainingGraph(graph, train);
+  return { ...compileGraph(whole, options), training: recipe };
+}
+
+/** The graph of one run: outputs of `source`, the norm of the gradients, and new values of the states. */
+export function trainingGraph(source: Graph, settings: TrainSettings): { readonly graph: Graph; readonly recipe: Recipe } {
+  const kept = source.nodes.find((n) => n.kind === "state");
+  if (kept?.kind === "state")
+    throw new TrainingCompileError(`the graph ${source.name} has the state ${kept.name}: a graph that is trained has none`);
+  const trained = source.nodes.filter((n): n is ParamNode => n.kind === "param" && isTrained(settings, n.name));
+  if (trained.length === 0) throw new TrainingCompileError(`no parameter of ${source.name} is trained`);
+  const integer = trained.find((n) => n.type.dtype !== "f32");
+  if (integer !== undefined)
+    throw new TrainingCompileError(`${integer.name} is ${integer.type.dtype}; parameters that are trained are f32`);
+  const ids = new Set(trained.map((n) => n.id));
+  const stateful: Graph = {
+    ...source,
+    nodes: source.nodes.map((n): GraphNode => {
+      if (n.kind !== "param" || !ids.has(n.id)) return n;
+      const { id, type, loc, name } = n;
+      return { kind: "state", id, type, loc, name };
+    }),
+  };
+  const backward = gradient(stateful, { outputs: [settings.loss], wrt: [...ids], seed: "one" });
+  const gradients = backward.outputs.slice(source.outputs.length);
+  const b = new GraphBuilder(source.name, typeRule, backward);
+  b.clearOutputs();
+  for (const o of source.outputs) b.output(o.name, o.value);
+  const { optimiser } = settings;
+  const loss = source.outputs.find((o) => o.name === settings.loss)?.value;
+  if (loss === undefined) throw new TrainingCompileError(`the graph ${source.name} has no output ${settings.loss}`);
+  const step = adamw(
+    b,
+    loss,
+    trained.map((n, i): Trained => {
+      const found = gradients[i];
+      if (found === undefined) throw new TrainingCompileError(`${n.name} has no gradient`);
+      return {
+        name: n.name,
+        value: n.id,
+        gradient: found.value,
+        type: n.type,
+        ...(n.init === undefined ? {} : { init: n.init }),
+        rate: optimiser.rates.find(([pattern]) => matches(pattern, n.name))?.[1] ?? optimiser.rate,
+        decay: matchesAny(optimiser.undecayed, n.name) ? 0 : optimiser.decay,
+      };
+    }),
+    { betas: optimiser.betas, eps: optimiser.eps, clip: settings.clip, accumulate: settings.accumulate },
+  );
+  return {
+    graph: b.build(),
+    recipe: {
+      format: "uhd-training",
+      version: 1,
+      graph: source.name,
+      outputs: { loss: settings.loss, gradientNorm: step.gradientNorm },
+      inputs: step.inputs,
+      optimiser: { name: "adamw", rate: optimiser.rate, betas: optimiser.betas, eps: optimiser.eps, decay: optimiser.decay },
+      schedule: settings.schedule,
+      ...(settings.clip === undefined ? {} : { clip: settings.clip }),
+      accumulate: settings.accumulate,
+      ...(settings.steps === undefined ? {} : { steps: settings.steps }),
+      parameters: step.parameters,
+    },
+  };
+}
+
+export function isTrained(settings: TrainSettings, name: string): boolean {
+  return matchesAny(settings.trainable, name) && !matchesAny(settings.frozen, name);
+}

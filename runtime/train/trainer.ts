@@ -1,0 +1,201 @@
+// Training steps on a device: parameters and the optimiser's states live there between steps, and each step is given
+// its rate and corrections. Reads no data and writes no files.
+
+import type { PlanParam } from "../../compiler/ir/plan/types.ts";
+import { ArtefactError, InputError, TrainingError, WeightsError } from "../errors.ts";
+import type { Inputs } from "../inputs.ts";
+import { Session, weightsOptions, type RunResult } from "../session.ts";
+import { elementCount, tensorFromBytes, typeText, type Tensor } from "../tensor.ts";
+import { openParams, type WeightsOptions } from "../weights/load.ts";
+import { needsTotal, rateFactor } from "./schedule.ts";
+import type { Recipe, StepInputs, StepOptions, StepResult, TrainerApi, TrainerOptions, TrainingArtefact } from "./types.ts";
+
+/** The name under which checkpoints keep how many steps were done. */
+const stepName = "optimiser.step";
+
+export class Trainer implements TrainerApi {
+  readonly recipe: Recipe;
+  readonly steps: number | undefined;
+  /** Names of the parameters that were made from a seed. */
+  readonly untrained: readonly string[];
+  readonly session: Session;
+  #done = 0;
+  #tail: Promise<unknown> = Promise.resolve();
+
+  private constructor(recipe: Recipe, session: Session, steps: number | undefined, untrained: readonly string[]) {
+    this.recipe = recipe;
+    this.session = session;
+    this.steps = steps;
+    this.untrained = untrained;
+  }
+
+  /** Loads kernels and parameters. Throws what Session.create throws, and InputError when nothing says how many steps there are. */
+  static async create(artefact: TrainingArtefact, options: TrainerOptions = {}): Promise<Trainer> {
+    const recipe = artefact.training;
+    const steps = options.steps ?? recipe.steps;
+    if (steps === undefined && needsTotal(recipe.schedule))
+      throw new InputError(`${recipe.graph}: a ${recipe.schedule.kind} schedule needs to know how many steps there are`);
+    const seed = options.init?.seed;
+    const weights = weightsOptions(options.weights);
+    const trained = recipe.parameters.map((p): PlanParam => {
+      const state = artefact.plan.states.find((s) => s.name === p.name);
+      if (state === undefined) throw new ArtefactError(`plan ${artefact.plan.name} keeps no state ${p.name}, which is trained`);
+      return { name: p.name, dtype: "f32", shape: p.shape, buffer: state.buffer, ...(p.init === undefined ? {} : { init: p.init }) };
+    });
+    const added = new Set(recipe.parameters.filter((p) => p.added === true).map((p) => p.name));
+    // What is added to a model is in no checkpoint of it.
+    const own = await openParams(
+      trained.filter((p) => added.has(p.name)),
+      undefined,
+      seed ?? 0,
+    );
+    const params = await openParams([...artefact.plan.params, ...trained.filter((p) => !added.has(p.name))], weights, seed);
+    try {
+      const rest: WeightsOptions | undefined = weights === undefined ? undefined : { ...weights, extra: "ignore" };
+      const { device, threads, simd, init, signal, onProgress } = options;
+      const session = await Session.create(artefact, { device, threads, simd, init, signal, onProgress, weights: rest });
+      try {
+        for (const p of trained) {
+          signal?.throwIfAborted();
+          const bytes = new Uint8Array(elementCount(p.shape) * 4);
+          await (added.has(p.name) ? own : params).read(p, 0, bytes);
+          await session.writeState(p.name, tensorFromBytes("f32", p.shape, bytes));
+        }
+        return new Trainer(recipe, session, steps, params.untrained);
+      } catch (error) {
+        await session.close();
+        throw error;
+      }
+    } finally {
+      await params[Symbol.asyncDispose]();
+    }
+  }
+
+  get stepsDone(): number {
+    return this.#done;
+  }
+
+  /**
+   * One step of the optimiser. Steps of one trainer follow each other. Throws TrainingError when the loss or the gradient
+   * is not finite or all steps are done, and what a session's run throws; the parameters are then those of before.
+   */
+  step(inputs: StepInputs, options: StepOptions = {}): Promise<StepResult> {
+    return this.#inOrder(() => this.#step(isList(inputs) ? inputs : [inputs], options));
+  }
+
+  tensors(): Promise<ReadonlyMap<string, Tensor>> {
+    return this.#inOrder(async () => {
+      const found = new Map<string, Tensor>();
+      for (const name of this.#states()) found.set(name, await this.session.readState(name));
+      return found.set(stepName, { dtype: "i32", shape: [], data: Int32Array.of(this.#done) });
+    });
+  }
+
+  restore(tensors: ReadonlyMap<string, Tensor>): Promise<void> {
+    return this.#inOrder(async () => {
+      const shapes = new Map(this.recipe.parameters.flatMap((p) => [p.name, p.first, p.second].map((name) => [name, p.shape] as const)));
+      const wanted = [...shapes].map(([name, shape]) => ({ name, text: typeText("f32", shape) }));
+      const all = [...wanted, { name: stepName, text: typeText("i32", []) }];
+      const textOf = (t: Tensor): string => typeText(t.dtype, t.shape);
+      const missing = all.filter(({ name }) => !tensors.has(name)).map(({ name }) => name);
+      const misshapen = all.flatMap(({ name, text }) => {
+        const tensor = tensors.get(name);
+        return tensor === undefined || textOf(tensor) === text ? [] : [`${name}: expected ${text}, found ${textOf(tensor)}`];
+      });
+      const extra = [...tensors.keys()].filter((name) => !all.some((w) => w.name === name));
+      if (missing.length + misshapen.length + extra.length > 0) {
+        const parts = [...missing.map((n) => `${n} is missing`), ...misshapen, ...extra.map((n) => `${n} is not of this training`)];
+        throw new WeightsError(`the checkpoint is not of the training of ${this.recipe.graph}: ${parts.slice(0, 5).join("; ")}`, {
+          missing,
+          extra,
+          misshapen,
+        });
+      }
+      for (const name of shapes.keys()) {
+        const tensor = tensors.get(name);
+        if (tensor !== undefined) await this.session.writeState(name, tensor);
+      }
+      await this.#clearSums();
+      this.#done = tensors.get(stepName)?.data[0] ?? 0;
+    });
+  }
+
+  close(): Promise<void> {
+    return this.session.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #inOrder<R>(work: () => Promise<R>): Promise<R> {
+    const result = this.#tail.then(work);
+    this.#tail = result.catch(() => undefined);
+    return result;
+  }
+
+  #states(): readonly string[] {
+    return this.recipe.parameters.flatMap((p) => [p.name, p.first, p.second]);
+  }
+
+  async #step(runs: readonly Inputs[], { signal }: StepOptions): Promise<StepResult> {
+    const { recipe, steps } = this;
+    const begin = performance.now();
+    if (runs.length === 0 || runs.length > recipe.accumulate)
+      throw new InputError(`${recipe.graph}: a step is 1 to ${recipe.accumulate} runs, found ${runs.length}`);
+    if (steps !== undefined && this.#done >= steps) throw new TrainingError(`${recipe.graph}: all ${steps} steps are done`);
+    const factor = rateFactor(recipe.schedule, this.#done, steps ?? Infinity);
+    const [beta1, beta2] = recipe.optimiser.betas;
+    const t = this.#done + 1;
+    const { inputs: names, outputs } = recipe;
+    let [loss, last]: [number, RunResult | undefined] = [0, undefined];
+    try {
+      for (const [i, run] of runs.entries()) {
+        signal?.throwIfAborted();
+        const given: Record<string, Tensor> = {
+          [names.factor]: scalar(factor),
+          [names.firstCorrection]: scalar(1 / (1 - beta1 ** t)),
+          [names.secondCorrection]: scalar(1 / Math.sqrt(1 - beta2 ** t)),
+        };
+        if (names.share !== undefined) given[names.share] = scalar(1 / runs.length);
+        if (names.ends !== undefined) given[names.ends] = scalar(i === runs.length - 1 ? 1 : 0);
+        last = await this.session.run({ ...run, ...given });
+        const own = last.outputs[outputs.loss]?.data[0] ?? NaN;
+        if (!Number.isFinite(own)) throw new TrainingError(`${recipe.graph}: the loss of step ${t} is ${own}`);
+        loss += own / runs.length;
+      }
+      const gradientNorm = last?.outputs[outputs.gradientNorm]?.data[0] ?? NaN;
+      if (!Number.isFinite(gradientNorm)) throw new TrainingError(`${recipe.graph}: the gradient of step ${t} is ${gradientNorm}`);
+      this.#done = t;
+      return {
+        loss,
+        gradientNorm,
+        learningRate: factor * recipe.optimiser.rate,
+        step: t,
+        milliseconds: performance.now() - begin,
+        memory: last?.memory ?? { weights: 0, arena: 0 },
+        outputs: Object.fromEntries(
+          Object.entries(last?.outputs ?? {}).filter(([name]) => name !== outputs.loss && name !== outputs.gradientNorm),
+        ),
+      };
+    } catch (error) {
+      // What a part of the runs added up is of no step. Where this fails too, the first error is the one to tell.
+      await this.#clearSums().catch(() => undefined);
+      throw error;
+    }
+  }
+
+  async #clearSums(): Promise<void> {
+    for (const { sum, shape } of this.recipe.parameters) {
+      if (sum !== undefined) await this.session.writeState(sum, { dtype: "f32", shape, data: new Float32Array(elementCount(shape)) });
+    }
+  }
+}
+
+function isList(inputs: StepInputs): inputs is readonly Inputs[] {
+  return Array.isArray(inputs);
+}
+
+function scalar(value: number): Tensor {
+  return { dtype: "f32", shape: [], data: Float32Array.of(value) };
+}
