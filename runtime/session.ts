@@ -11,7 +11,7 @@ import { checkPlan, type Artefact } from "./artefact.ts";
 import type { Binding, Device, DeviceBuffer, KernelModule } from "./device.ts";
 import { WasmDevice } from "./devices/wasm/device.ts";
 import type { SimdChoice } from "./devices/wasm/module.ts";
-import { ArtefactError, DeviceError, InputError, type UhdError } from "./errors.ts";
+import { ArtefactError, DeviceError, InputError, OutOfMemoryError, type UhdError } from "./errors.ts";
 import { checkInputs, type Inputs } from "./inputs.ts";
 import { checkMemory } from "./memory.ts";
 import { machineMemory } from "./platform.ts";
@@ -45,6 +45,8 @@ export interface SessionOptions {
 export interface RunOptions {
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
+  /** Measure each step by itself, by the device's own clock where it has one. The run takes longer. */
+  readonly profile?: boolean | undefined;
 }
 
 export interface StageTime {
@@ -64,8 +66,13 @@ export interface RunResult {
   /** In the order of the plan; together nearly `milliseconds`. */
   readonly stages: readonly StageTime[];
   readonly milliseconds: number;
-  /** Milliseconds of each step of the plan. */
+  /**
+   * Milliseconds of each step of the plan. A GPU runs many steps as one: unless `profile` was asked for, its time is divided
+   * by the steps' estimated work.
+   */
   readonly steps: readonly number[];
+  /** When each step began, in milliseconds since the first one could. */
+  readonly begins: readonly number[];
   /** What the shape code computed, by name, e.g. the layout of the slices. */
   readonly host: Readonly<Record<string, HostValue>>;
   /** Every symbolic size. */
@@ -189,8 +196,7 @@ export class Session implements AsyncDisposable {
       return;
     }
     this.#weights.free(this.device);
-    if (this.#arena !== undefined) this.device.free(this.#arena);
-    this.#arena = undefined;
+    this.#giveBack();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -214,12 +220,28 @@ export class Session implements AsyncDisposable {
     return { at, declared, shape: declared.shape.map(Number) };
   }
 
-  async #run(inputs: Inputs, { signal, onProgress }: RunOptions): Promise<RunResult> {
+  async #run(inputs: Inputs, options: RunOptions): Promise<RunResult> {
     const begin = performance.now();
-    signal?.throwIfAborted();
+    options.signal?.throwIfAborted();
     const given = checkInputs(this.plan, inputs);
     const layout = this.#layouts.get(given.shapes, given.integers);
     const arena = this.#provide(layout);
+    try {
+      return await this.#runIn(arena, layout, given, begin, options);
+    } catch (error) {
+      // The device may have refused the arena only when it was first used.
+      if (error instanceof OutOfMemoryError) this.#giveBack();
+      throw error;
+    }
+  }
+
+  async #runIn(
+    arena: DeviceBuffer,
+    layout: Layout,
+    given: ReturnType<typeof checkInputs>,
+    begin: number,
+    { signal, onProgress, profile }: RunOptions,
+  ): Promise<RunResult> {
     const { tables } = layout;
     const shaped = performance.now();
     for (const { buffer, tensor } of given.tensors) {
@@ -229,10 +251,13 @@ export class Session implements AsyncDisposable {
     const written = performance.now();
     const commands = layout.commands(arena, this.#module, (id) => this.#binding(id, layout, arena));
     const steps: number[] = [];
+    const begins: number[] = [];
     await this.device.submit(commands, {
       signal,
-      onCommand: (index, milliseconds) => {
+      profile,
+      onCommand: (index, milliseconds, at) => {
         steps.push(milliseconds);
+        begins.push(at);
         onProgress?.({ phase: "run", done: index + 1, total: commands.length });
       },
     });
@@ -255,6 +280,7 @@ export class Session implements AsyncDisposable {
       ],
       milliseconds: end - begin,
       steps: steps.slice(0, this.plan.steps.length),
+      begins: begins.slice(0, this.plan.steps.length),
       host: layout.host,
       sizes: layout.bound.env,
       memory: { weights: this.#weights.bytes, arena: layout.bytes },
@@ -272,12 +298,14 @@ export class Session implements AsyncDisposable {
     if (this.#arena !== undefined && this.#arena.bytes >= layout.bytes) return this.#arena;
     const others = this.device.used - this.#weights.bytes - (this.#arena?.bytes ?? 0);
     checkMemory(this.plan, layout, this.#weights.bytes, Math.min(this.#machine, this.device.capacity - Math.max(0, others)));
-    if (this.#arena !== undefined) {
-      this.device.free(this.#arena);
-      this.#arena = undefined;
-    }
+    this.#giveBack();
     this.#arena = this.device.alloc(layout.bytes);
     return this.#arena;
+  }
+
+  #giveBack(): void {
+    if (this.#arena !== undefined) this.device.free(this.#arena);
+    this.#arena = undefined;
   }
 
   #check(): void {
