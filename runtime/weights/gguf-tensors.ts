@@ -102,6 +102,7 @@ function storedIn({ source }: GgufFile, name: string, { type, shape, begin, end 
   return {
     ...about,
     dtype: "F32",
+    blocks: { bytes: size, read: (first, target) => source.read(begin + first * size, target) },
     async read(at, target) {
       const out = new Float32Array(target.buffer, target.byteOffset, target.byteLength / 4);
       let done = 0;
@@ -132,39 +133,48 @@ function movedBack(stored: StoredTensor, heads: number, name: string, file: stri
     throw new GgufError(`${file}: the ${rows} rows of ${name} are not ${heads} heads of an even size`);
   }
   const elements = elementCount(stored.shape);
-  const row = rows === 0 ? 0 : (elements / rows) * storedWidth(stored.dtype);
+  const bytesOfRow = (all: number): number => (rows === 0 ? 0 : all / rows);
+  const read = rowsBack((at, target) => stored.read(at, target), bytesOfRow(elements * storedWidth(stored.dtype)), head);
+  const { blocks } = stored;
+  if (blocks === undefined) return { ...stored, read };
+  // Rows are whole blocks: GGUF refuses others.
+  const raw = rowsBack((at, target) => blocks.read(at / blocks.bytes, target), bytesOfRow(stored.bytes), head);
+  return { ...stored, read, blocks: { ...blocks, read: (first, target) => raw(first * blocks.bytes, target) } };
+}
+
+type Read = (begin: number, target: Uint8Array) => Promise<void>;
+
+/** Reads rows of `row` bytes by the numbers that they have once each head's are moved back. */
+function rowsBack(read: Read, row: number, head: number): Read {
   const half = head / 2;
   const atOnce = Math.max(1, Math.floor(piece / Math.max(1, row)));
-  return {
-    ...stored,
-    async read(begin, target) {
-      let done = 0;
-      // One for all of the call: garbage counts too, while it is there.
-      let space: Uint8Array | undefined;
-      while (done < target.byteLength) {
-        const to = Math.floor((begin + done) / row);
-        const skip = begin + done - to * row;
-        const within = to % head;
-        const j = within < half ? 0 : 1;
-        const from = to - within + 2 * (within - j * half) + j;
-        // Rows one after another here are every second one of the file, to the end of the half.
-        const wanted = Math.ceil((skip + target.byteLength - done) / row);
-        const count = Math.min(wanted, half - (within - j * half), atOnce);
-        const part = target.subarray(done, Math.min(target.byteLength, done + count * row - skip));
-        if (count === 1) {
-          await stored.read(from * row + skip, part);
-        } else {
-          space ??= new Uint8Array((2 * Math.min(atOnce, half) - 1) * row);
-          const span = space.subarray(0, (2 * count - 1) * row);
-          await stored.read(from * row, span);
-          for (let i = 0; i < count; i++) {
-            const at = Math.max(0, i * row - skip);
-            const cut = i === 0 ? skip : 0;
-            part.set(span.subarray(2 * i * row + cut, 2 * i * row + cut + Math.min(row - cut, part.byteLength - at)), at);
-          }
+  return async (begin, target) => {
+    let done = 0;
+    // One for all of the call: garbage counts too, while it is there.
+    let space: Uint8Array | undefined;
+    while (done < target.byteLength) {
+      const to = Math.floor((begin + done) / row);
+      const skip = begin + done - to * row;
+      const within = to % head;
+      const j = within < half ? 0 : 1;
+      const from = to - within + 2 * (within - j * half) + j;
+      // Rows one after another here are every second one of the file, to the end of the half.
+      const wanted = Math.ceil((skip + target.byteLength - done) / row);
+      const count = Math.min(wanted, half - (within - j * half), atOnce);
+      const part = target.subarray(done, Math.min(target.byteLength, done + count * row - skip));
+      if (count === 1) {
+        await read(from * row + skip, part);
+      } else {
+        space ??= new Uint8Array((2 * Math.min(atOnce, half) - 1) * row);
+        const span = space.subarray(0, (2 * count - 1) * row);
+        await read(from * row, span);
+        for (let i = 0; i < count; i++) {
+          const at = Math.max(0, i * row - skip);
+          const cut = i === 0 ? skip : 0;
+          part.set(span.subarray(2 * i * row + cut, 2 * i * row + cut + Math.min(row - cut, part.byteLength - at)), at);
         }
-        done += part.byteLength;
       }
-    },
+      done += part.byteLength;
+    }
   };
 }

@@ -8,6 +8,7 @@ import { typeText } from "../tensor.ts";
 import { openCheckpoint, type Checkpoint } from "./checkpoint.ts";
 import { accepted } from "./convert.ts";
 import { defaultInit, seededBytes } from "./init.ts";
+import { packPart, readPart } from "./packed.ts";
 import { listed, readAs, renamer, type OpenCheckpoint, type StoredTensor } from "./stored.ts";
 
 export interface WeightsOptions {
@@ -42,8 +43,8 @@ export async function openParams(
 ): Promise<ParamSource> {
   if (weights === undefined) {
     if (seed === undefined && params.length > 0) {
-      throw new WeightsError(`the graph has ${params.length} parameters: give weights, or a seed to make them from`, {
-        missing: params.map((p) => p.name),
+      throw new WeightsError(`the graph has ${new Set(params.map(nameOf)).size} parameters: give weights, or a seed to make them from`, {
+        missing: [...new Set(params.map(nameOf))],
         extra: [],
         misshapen: [],
       });
@@ -54,14 +55,17 @@ export async function openParams(
   try {
     const tensors = matched(params, checkpoint, weights, seed !== undefined);
     const fallback = seeded(
-      params.filter((p) => !tensors.has(p.name)),
+      params.filter((p) => !tensors.has(nameOf(p))),
       seed ?? 0,
     );
     return {
       untrained: fallback.untrained,
       read: (param, first, target) => {
-        const stored = tensors.get(param.name);
-        return stored === undefined ? fallback.read(param, first, target) : readAs(stored, param.dtype, first, target, param.name);
+        const stored = tensors.get(nameOf(param));
+        if (stored === undefined) return fallback.read(param, first, target);
+        return param.packed === undefined
+          ? readAs(stored, param.dtype, first, target, param.name)
+          : readPart(stored, param.packed, first, target);
       },
       [Symbol.asyncDispose]: () => checkpoint.close(),
     };
@@ -71,10 +75,20 @@ export async function openParams(
   }
 }
 
+/** The checkpoint's name for it: a packed weight is several parameters. */
+const nameOf = (p: PlanParam): string => p.packed?.of ?? p.name;
+
 function seeded(params: readonly PlanParam[], seed: number): ParamSource {
   return {
-    untrained: params.map((p) => p.name),
-    read: async (param, first, target) => seededBytes(seed, param.name, param.init ?? defaultInit, param.dtype, first, target),
+    untrained: [...new Set(params.map(nameOf))],
+    read: async (param, first, target) => {
+      const init = param.init ?? defaultInit;
+      if (param.packed === undefined) return seededBytes(seed, param.name, init, param.dtype, first, target);
+      const { of } = param.packed;
+      const floats = async (at: number, into: Float32Array): Promise<void> =>
+        seededBytes(seed, of, init, "f32", at, new Uint8Array(into.buffer, into.byteOffset, into.byteLength));
+      return packPart(floats, param.packed, first, target);
+    },
     [Symbol.asyncDispose]: async () => undefined,
   };
 }
@@ -95,10 +109,10 @@ function matched(
     if (byName.has(own)) misshapen.push(`${own}: two tensors of the checkpoint have this name`);
     byName.set(own, stored);
   }
-  const wanted = new Map(params.map((p) => [p.name, p]));
-  const missing = mayMiss ? [] : params.filter((p) => !byName.has(p.name)).map((p) => p.name);
+  const wanted = new Map(params.map((p) => [nameOf(p), wantedOf(p)]));
+  const missing = mayMiss ? [] : [...wanted.keys()].filter((name) => !byName.has(name));
   const extra = options.extra === "ignore" ? [] : [...byName.keys()].filter((name) => !wanted.has(name));
-  for (const p of params) {
+  for (const p of wanted.values()) {
     const stored = byName.get(p.name);
     if (stored === undefined) continue;
     const fits =
@@ -111,21 +125,26 @@ function matched(
     if (missing.length > 0) lines.push(`  missing (${missing.length}): ${listed(missing)}`);
     if (misshapen.length > 0) lines.push(`  wrong shape or dtype (${misshapen.length}): ${listed(misshapen)}`);
     if (extra.length > 0) lines.push(`  not used by the graph (${extra.length}; may be ignored with extra: "ignore"): ${listed(extra)}`);
-    const found = missing.length === params.length ? commonPrefix(params, checkpoint.tensors) : undefined;
+    const found = missing.length === wanted.size ? commonPrefix([...wanted.keys()], checkpoint.tensors) : undefined;
     if (found !== undefined) lines.push(`  help: every parameter is there under the prefix ${JSON.stringify(found)}`);
     throw new WeightsError(lines.join("\n"), { missing, extra, misshapen });
   }
   return byName;
 }
 
+/** What the checkpoint must have for it. */
+function wantedOf(p: PlanParam): Pick<PlanParam, "name" | "dtype" | "shape"> {
+  return p.packed === undefined ? p : { name: p.packed.of, dtype: "f32", shape: p.packed.shape };
+}
+
 /** The prefix under which a checkpoint has every parameter, if there is one. */
-function commonPrefix(params: readonly PlanParam[], tensors: ReadonlyMap<string, StoredTensor>): string | undefined {
-  const first = params[0];
+function commonPrefix(wanted: readonly string[], tensors: ReadonlyMap<string, StoredTensor>): string | undefined {
+  const first = wanted[0];
   if (first === undefined) return undefined;
   for (const name of tensors.keys()) {
-    if (!name.endsWith(first.name)) continue;
-    const prefix = name.slice(0, name.length - first.name.length);
-    if (params.every((p) => tensors.has(prefix + p.name))) return prefix;
+    if (!name.endsWith(first)) continue;
+    const prefix = name.slice(0, name.length - first.length);
+    if (wanted.every((own) => tensors.has(prefix + own))) return prefix;
   }
   return undefined;
 }

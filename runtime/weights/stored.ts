@@ -17,6 +17,8 @@ export interface StoredTensor {
   readonly bytes: number;
   /** Its name in its file, when that is another. */
   readonly nameInFile?: string;
+  /** Where the file holds blocks that can be read: they as they are, `bytes` each, from block `first` on. */
+  readonly blocks?: { readonly bytes: number; read(first: number, target: Uint8Array): Promise<void> };
   /** Fills `target` (aligned to 4) with bytes of the elements, from byte `begin` of them. Both are multiples of an element. */
   read(begin: number, target: Uint8Array): Promise<void>;
 }
