@@ -1,9 +1,9 @@
-// Transcendental functions as polynomials over operations that WebAssembly has, for f32 and f32x4 alike. Each
+// Transcendental functions as polynomials over operations that every target has, for f32 and f32x4 alike. Each
 // says its range reduction and source of coefficients. NaN, infinities, signed zeros and denormals follow the
 // float64 function rounded to f32; errors are at most 4 units in the last place (spec/conformance).
 
-import { typeOfImp } from "../../ir/imp/build.ts";
-import type { ImpBinary, ImpExpr, ImpUnary } from "../../ir/imp/types.ts";
+import { typeOfImp } from "../ir/imp/build.ts";
+import type { ImpBinary, ImpExpr, ImpUnary } from "../ir/imp/types.ts";
 
 interface Expansion {
   /** Evaluated in order; each may use those before it. */

@@ -3,7 +3,7 @@
 
 import { typeOfImp } from "../../ir/imp/build.ts";
 import type { ImpBinary, ImpExpr, ImpType, ImpUnary } from "../../ir/imp/types.ts";
-import { expand, isExpanded } from "./math.ts";
+import { expand, isExpanded } from "../math.ts";
 import { op, simd } from "./opcodes.ts";
 import type { Renderer } from "./render.ts";
 import { i32 } from "./encoder.ts";
