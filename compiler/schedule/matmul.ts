@@ -16,13 +16,13 @@
 // epilogue's code to one copy of it for four columns, and lets one piece of code store any part of a tile.
 
 import { dim, dimAdd, dimConstant, dimDiv, dimMul, type Dim } from "../ir/dim.ts";
-import { add, at, binary, constantOf, int, load, loop, lt, mul, store, sub, when } from "../ir/imp/build.ts";
+import { add, at, binary, constantOf, int, loop, lt, mul, store, sub, when } from "../ir/imp/build.ts";
 import type { ImpExpr, ImpFunction, ImpStmt } from "../ir/imp/types.ts";
-import { scalarTypeOf, type Axis, type Expr, type Kernel, type Stage } from "../ir/kernel/types.ts";
+import { scalarTypeOf, type Axis, type Expr, type Kernel } from "../ir/kernel/types.ts";
 import { substitute } from "../ir/kernel/intern.ts";
 import type { Capabilities } from "./capabilities.ts";
-import { operandsOf, typeOfExpr } from "../ir/kernel/build.ts";
 import { Block, Emitter } from "./emit.ts";
+import { epilogue, storesOf, sumExpression, type Store } from "./epilogue.ts";
 import { finish, unitName } from "./finish.ts";
 import { coefficient } from "./merge.ts";
 import { tile, tileColumns } from "./tile.ts";
@@ -37,7 +37,6 @@ const groupElements = 2 ** 20;
 const unroll = 8;
 
 type Load = Extract<Expr, { k: "load" }>;
-type Store = Extract<Stage, { k: "store" }>;
 
 /** A kernel that this builder can do. Expressions are interned. */
 interface Product {
@@ -112,34 +111,6 @@ function constantIndex(e: Expr): number | undefined {
   return e.k === "const" ? e.value : e.k === "dim" ? dimConstant(e.dim) : undefined;
 }
 
-// Note [The sum as an expression]: in the epilogue the sum varies along m and n, which a plain variable does not say.
-// It is replaced by an expression over both axes that is never computed, because every block in which it occurs
-// knows its value. The space in its name keeps it apart from every expression of a program.
-function sumExpression(name: string, m: string, n: string): Expr {
-  const variable = (axis: string): Expr => ({ k: "var", name: axis, type: "i32" });
-  const place: Expr = { k: "binary", op: "add", a: variable(m), b: variable(n), type: "i32" };
-  return {
-    k: "binary",
-    op: "add",
-    a: { k: "var", name: `${name} at`, type: "f32" },
-    b: { k: "cast", a: place, type: "f32" },
-    type: "f32",
-  };
-}
-
-/** The stores, with the sum and later lets written into them; undefined when one has axes of its own. */
-function storesOf(stages: readonly Stage[], sumName: string, sum: Expr): readonly Store[] | undefined {
-  const lets: (readonly [string, Expr])[] = [[sumName, sum]];
-  const stores: Store[] = [];
-  const inlined = (e: Expr): Expr => lets.reduceRight((value, [name, by]) => substitute(value, name, by), e);
-  for (const s of stages) {
-    if (s.k === "let") lets.push([s.name, inlined(s.value)]);
-    else if (s.axes.length > 0) return undefined;
-    else stores.push({ ...s, index: inlined(s.index), value: inlined(s.value) });
-  }
-  return stores;
-}
-
 class Builder {
   private readonly kernel: Kernel;
   private readonly p: Product;
@@ -181,7 +152,8 @@ class Builder {
     const start = emitter.name(inside, "start", binary("max", int(0), binary("min", row, sub(m, int(rows)))));
     inside.statements.push(...this.sumsOf(start, m, b, count, root));
     const end = emitter.name(inside, "end", binary("min", to, add(row, int(rows))));
-    for (const s of p.stores) this.epilogue(s, inside, { start, from: row, to: end, column });
+    const all = { m: p.m, n: p.n, sum: p.sum, scratch: this.sums, width: tileColumns };
+    for (const s of p.stores) epilogue(emitter, all, s, inside, { start, from: row, to: end, column });
     root.statements.push(loop(row.name, from, to, rows, inside.statements));
 
     const units = [...p.batch.map((x) => x.extent), blocks, panels].reduce(dimMul, dim(1));
@@ -276,52 +248,4 @@ class Builder {
     const stores = made.sums.flatMap((halves, r) => halves.map((value, h) => store(at(this.sums, into), value, r * tileColumns + 4 * h)));
     return [...out.statements, ...made.statements, ...stores];
   }
-
-  /** Stores rows `from` … `to`-1 of the panel at `column`; scratch has the sums of the rows from `start` on. */
-  private epilogue(
-    s: Store,
-    block: Block,
-    { start, from, to, column }: { readonly start: ImpExpr; readonly from: ImpExpr; readonly to: ImpExpr; readonly column: ImpExpr },
-  ): void {
-    const { emitter, p } = this;
-    const [m, n] = [p.m.name, p.n.name];
-    const stride = coefficient(s.index, n, emitter);
-    const vector = typeOfExpr(s.value) !== "bool" && stride !== undefined && dimConstant(stride) === 1 && emitter.canVector(s.value, n);
-    const fixed = dimConstant(p.n.extent);
-    const aligned = (by: number): boolean => fixed !== undefined && fixed % by === 0;
-    const past = add(column, int(tileColumns));
-    const last = aligned(tileColumns) ? past : emitter.name(block, "last", binary("min", past, emitter.size(p.n.extent)));
-    const many = aligned(4) ? last : emitter.name(block, "many", add(column, binary("bitand", sub(last, column), int(-4))));
-    const columns = (first: ImpExpr, end: ImpExpr, axis: string | undefined): void => {
-      emitter.loop(block, n, first, end, axis === undefined ? 1 : 4, [], (inside) => {
-        const at0 = known(inside, this.variable(n));
-        const offset = emitter.name(inside, "offset", sub(sub(at0, column), mul(start, int(tileColumns))));
-        this.hoist(s.value, inside, axis);
-        emitter.loop(inside, m, from, to, 1, [], (cell) => {
-          const row = known(cell, this.variable(m));
-          const place = at(this.sums, add(mul(row, int(tileColumns)), offset));
-          cell.remember(p.sum, axis !== undefined, emitter.name(cell, "sum", load(place, axis === undefined ? "f32" : "f32x4")));
-          const value = emitter.emit(s.value, cell, axis);
-          cell.statements.push(store(emitter.place(s.buffer, s.index, cell), value));
-        });
-      });
-    };
-    if (vector) columns(column, many, n);
-    if (!vector || !aligned(4)) columns(vector ? many : column, last, undefined);
-  }
-
-  /** Computes in `block` the largest parts of `e` that are the same in every row and certain to be needed. */
-  private hoist(e: Expr, block: Block, axis: string | undefined): void {
-    const { emitter, p } = this;
-    if (!emitter.reads.of(e).has(p.m.name)) {
-      if (e.k !== "const" && e.k !== "var" && e.k !== "dim") emitter.emit(e, block, axis);
-    } else if (e.k === "select") this.hoist(e.cond, block, axis);
-    else if (e.k !== "load" && e.k !== "fold") for (const c of operandsOf(e)) this.hoist(c, block, axis);
-  }
-}
-
-function known(block: Block, e: Expr): ImpExpr {
-  const value = block.known(e, false);
-  if (value === undefined) throw new Error("a loop's variable is not in sight");
-  return value;
 }
