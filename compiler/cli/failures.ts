@@ -17,8 +17,17 @@ const codes: Readonly<Record<string, ExitCode>> = {
   ArtefactError: 1,
   ArtefactWriteError: 1,
   InputError: 1,
+  TrainingCheckpointError: 1,
+  TrainingCompileError: 1,
+  TrainingDataError: 1,
+  TrainingError: 1,
+  AutodiffError: 1,
   ResourceError: 3,
+  OutOfMemoryError: 3,
   DeviceError: 3,
+  ValidationError: 3,
+  DeviceLostError: 3,
+  AdapterError: 3,
 };
 
 export function explainFailure(error: unknown): { readonly message: string; readonly code: ExitCode } {
