@@ -137,7 +137,10 @@ export interface OpDefinition {
    * The result is operand 0 with elements replaced by those of operand 1: `place` says where each of these goes. Where
    * operand 0 is a state that nothing else reads and the result its new value, a kernel writes just those.
    */
-  readonly overwrites?: { readonly place: (index: readonly Expr[], attrs: Attrs) => readonly Expr[] };
+  readonly overwrites?: {
+    /** `at` is the element of an operand, as in ElementContext. */
+    readonly place: (index: readonly Expr[], attrs: Attrs, at: ElementContext["at"]) => readonly Expr[];
+  };
   readonly derivative: Derivative;
   /** Operations for one evaluation (2 per multiply-add; transcendental = 1), as a dim. */
   readonly flops: (operands: readonly TensorType[], attrs: Attrs, out: TensorType) => Dim;

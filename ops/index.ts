@@ -14,12 +14,15 @@ import { matmul } from "./contraction/matmul.ts";
 import { OpTypeError, type AttrSpec, type OpDefinition, type RefTensor } from "./define.ts";
 import { binaryOps } from "./elementwise/binary.ts";
 import { cast } from "./elementwise/cast.ts";
+import { ordered_float } from "./elementwise/ordered_float.ts";
 import { select } from "./elementwise/select.ts";
 import { unaryOps } from "./elementwise/unary.ts";
+import { uniform } from "./elementwise/uniform.ts";
 import { gather } from "./indexing/gather.ts";
 import { gather_sum } from "./indexing/gather_sum.ts";
 import { resample_patches, resample_rows } from "./indexing/resample.ts";
 import { scatter_add } from "./indexing/scatter_add.ts";
+import { scatter_rows } from "./indexing/scatter_rows.ts";
 import { write_rows } from "./indexing/write_rows.ts";
 import { broadcast } from "./movement/broadcast.ts";
 import { concat } from "./movement/concat.ts";
@@ -38,6 +41,8 @@ const table = {
   ...binaryOps,
   cast,
   select,
+  ordered_float,
+  uniform,
   reshape,
   transpose,
   broadcast,
@@ -52,6 +57,7 @@ const table = {
   gather,
   scatter_add,
   write_rows,
+  scatter_rows,
   gather_sum,
   resample_rows,
   resample_patches,

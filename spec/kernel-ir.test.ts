@@ -6,7 +6,7 @@ import { describe, expect, test } from "vitest";
 import { IrParseError } from "../compiler/ir/cursor.ts";
 import { dim, dimEval, dimSymbol, type DimEnv } from "../compiler/ir/dim.ts";
 import type { DType } from "../compiler/ir/dtype.ts";
-import { binaryFunction, saturate, unaryFunction } from "../compiler/ir/imp/scalar.ts";
+import { binaryFunction, bitsOfFloat, floatOfBits, saturate, unaryFunction } from "../compiler/ir/imp/scalar.ts";
 import * as b from "../compiler/ir/kernel/build.ts";
 import { evalKernel, type KernelMemory } from "../compiler/ir/kernel/eval.ts";
 import { parseKernel } from "../compiler/ir/kernel/parse.ts";
@@ -296,6 +296,8 @@ function plainly({ kernel, dims, buffers }: { kernel: Kernel; dims: DimEnv; buff
         const x = value(e.a, env);
         return e.type === "bool" ? Number(x !== 0) : e.type === "i32" ? saturate(x) : Math.fround(x);
       }
+      case "bitcast":
+        return (e.type === "i32" ? bitsOfFloat : floatOfBits)(value(e.a, env));
       case "fold": {
         const op = binaryFunction(e.op === "sum" ? "add" : e.op === "product" ? "mul" : e.op, lane(e));
         let result = b.foldIdentity(e.op, e.type);

@@ -249,6 +249,7 @@ function apart(e: Expr, names: ReadonlyMap<string, string> = new Map(), next = {
       return { ...e, index: inner(e.index) };
     case "unary":
     case "cast":
+    case "bitcast":
       return { ...e, a: inner(e.a) };
     case "binary":
       return { ...e, a: inner(e.a), b: inner(e.b) };

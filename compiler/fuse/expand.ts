@@ -50,11 +50,12 @@ export function writtenType(values: Values, root: ValueId): TensorType {
 }
 
 /** Where the element of a root at `index` is stored. */
-export function placeOf(values: Values, root: ValueId, index: readonly Expr[]): Expr {
+export function placeOf(values: Values, root: ValueId, index: readonly Expr[], element: Expander["element"]): Expr {
   const node = nodeOf(values, root);
   const overwrites = values.inPlace?.has(root) === true && node.kind === "op" ? opOf(node.op).overwrites : undefined;
-  const place = overwrites === undefined || node.kind !== "op" ? index : overwrites.place(index, normaliseAttrs(node.op, node.attrs));
-  return linearIndex(place, node.type.shape);
+  if (overwrites === undefined || node.kind !== "op") return linearIndex(index, node.type.shape);
+  const at = (operand: number, position: readonly Expr[]): Expr => element(node.operands[operand] ?? -1, position);
+  return linearIndex(overwrites.place(index, normaliseAttrs(node.op, node.attrs), at), node.type.shape);
 }
 
 export interface ExpandOptions {

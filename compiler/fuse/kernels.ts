@@ -74,7 +74,7 @@ function axesOf(shape: readonly Dim[]): readonly Axis[] {
 /** The position of the root's element in its buffer. */
 function storeIndex(values: Values, root: ValueId, expander: Expander): Expr {
   const index = writtenType(values, root).shape.map((d, i) => expander.axis(axisName(i), d));
-  return expander.simplifier.simplify(placeOf(values, root, index));
+  return expander.simplifier.simplify(placeOf(values, root, index, (value, at) => expander.element(value, at)));
 }
 
 function matmulKernel(values: Values, g: Group, contraction: ValueId, packed: boolean): BuiltKernel {

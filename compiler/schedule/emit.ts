@@ -329,13 +329,7 @@ export class Emitter {
     const [from, to] = [this.emit(e.from, block, undefined), this.emit(e.to, block, undefined)];
     const type = axis !== undefined ? vectorType(e.type) : e.type;
     const combine = (acc: ImpExpr, value: ImpExpr): ImpExpr => this.combine(e.op, acc, value);
-    const accumulate = (into: Block, acc: ImpExpr, value: Expr, along: Vector): void => {
-      const fused = e.op === "sum" && value.k === "binary" && value.op === "mul" && e.type === "f32";
-      const next: ImpExpr = fused
-        ? { k: "fma", a: this.emit(value.a, into, along), b: this.emit(value.b, into, along), c: acc, type: typeOfImp(acc) }
-        : combine(acc, this.emit(value, into, along));
-      into.statements.push({ k: "assign", name: nameOf(acc), value: next });
-    };
+    const accumulate = (into: Block, acc: ImpExpr, value: Expr, along: Vector): void => this.accumulate(e, into, acc, value, along);
     const identity = foldIdentity(e.op, e.type);
     // Along its own axis, unless the neighbours are already those of another one.
     if (axis === undefined && e.type !== "bool" && this.reads.of(e.body).has(e.axis) && this.canVector(e.body, e.axis)) {
@@ -392,7 +386,16 @@ export class Emitter {
     return this.interner.intern(substitute(e, axis, further));
   }
 
-  private combine(op: FoldOp, a: ImpExpr, b: ImpExpr): ImpExpr {
+  /** acc = acc `op` value, for one step of a fold or for four. */
+  accumulate(e: Extract<Expr, { k: "fold" }>, into: Block, acc: ImpExpr, value: Expr, along: Vector): void {
+    const fused = e.op === "sum" && value.k === "binary" && value.op === "mul" && e.type === "f32";
+    const next: ImpExpr = fused
+      ? { k: "fma", a: this.emit(value.a, into, along), b: this.emit(value.b, into, along), c: acc, type: typeOfImp(acc) }
+      : this.combine(e.op, acc, this.emit(value, into, along));
+    into.statements.push({ k: "assign", name: nameOf(acc), value: next });
+  }
+
+  combine(op: FoldOp, a: ImpExpr, b: ImpExpr): ImpExpr {
     return binary(op === "sum" ? "add" : op === "product" ? "mul" : op, a, b, typeOfImp(a));
   }
 }

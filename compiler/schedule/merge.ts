@@ -37,10 +37,15 @@ export function mergeAxes(
 
 /** Do all loads under `e` fit, and are the axes used for nothing else? */
 function everyIndex(e: Expr, names: readonly string[], fits: (index: Expr) => boolean, emitter: Emitter): boolean {
-  if (!names.some((n) => emitter.reads.of(e).has(n))) return true;
-  if (e.k === "load") return fits(e.index);
-  if (e.k === "var") return false;
-  return operandsOf(e).every((c) => everyIndex(c, names, fits, emitter));
+  const seen = new Set<Expr>();
+  const every = (x: Expr): boolean => {
+    if (seen.has(x) || !names.some((n) => emitter.reads.of(x).has(n))) return true;
+    seen.add(x);
+    if (x.k === "load") return fits(x.index);
+    if (x.k === "var") return false;
+    return operandsOf(x).every(every);
+  };
+  return every(e);
 }
 
 /** The factor of `axis` in a linear index, as a size; undefined when the index is not linear in it. */

@@ -9,6 +9,7 @@ export class Vectors {
   private readonly reads: Reads;
   private readonly certainKnown = new Map<Expr, ReadonlySet<Expr>>();
   private readonly loadsKnown = new Map<Expr, boolean>();
+  private readonly allowed = new Map<string, Map<Expr, boolean>>();
 
   constructor(reads: Reads) {
     this.reads = reads;
@@ -17,6 +18,16 @@ export class Vectors {
   /** Can four neighbours along `axis` be computed together? Loads must be of neighbours or of one place. */
   allow(e: Expr, axis: string): boolean {
     if (!this.reads.of(e).has(axis)) return true;
+    const known = this.allowed.get(axis) ?? new Map<Expr, boolean>();
+    this.allowed.set(axis, known);
+    const before = known.get(e);
+    if (before !== undefined) return before;
+    const made = this.allows(e, axis);
+    known.set(e, made);
+    return made;
+  }
+
+  private allows(e: Expr, axis: string): boolean {
     switch (e.k) {
       case "const":
       case "var":

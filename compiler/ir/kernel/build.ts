@@ -77,6 +77,7 @@ export function operandsOf(e: Expr): readonly Expr[] {
       return [e.index];
     case "unary":
     case "cast":
+    case "bitcast":
       return [e.a];
     case "binary":
       return [e.a, e.b];
@@ -101,7 +102,8 @@ export function mapOperands(e: Expr, f: (e: Expr) => Expr): Expr {
       return index === e.index ? e : { ...e, index };
     }
     case "unary":
-    case "cast": {
+    case "cast":
+    case "bitcast": {
       const a = f(e.a);
       return a === e.a ? e : { ...e, a };
     }
@@ -172,6 +174,18 @@ export function select(cond: Expr, a: Expr, b: Expr): Expr {
 /** A numeric conversion; `a` itself when it already has the type. */
 export function cast(a: Expr, type: ScalarType): Expr {
   return typeOfExpr(a) === type ? a : { k: "cast", a, type };
+}
+
+/** The same 32 bits as the other type: of an f32 as i32, of an i32 as f32. */
+export function bitcast(a: Expr): Expr {
+  const type = typeOfExpr(a);
+  need(type !== "bool", "bitcast does not take bool");
+  return { k: "bitcast", a, type: bitcastGives(type) };
+}
+
+/** The type that the bits of `type` are taken for. */
+export function bitcastGives(type: ScalarType): "f32" | "i32" {
+  return type === "f32" ? "i32" : "f32";
 }
 
 /** `op` of `body` over `axis` = from … to-1 (i32). */

@@ -5,7 +5,17 @@
 
 import { dimEval, dimSymbols, type Dim, type DimEnv } from "../dim.ts";
 import type { DType } from "../dtype.ts";
-import { binaryFunction, fromBfloat, fromHalf, saturate, toBfloat, toHalf, unaryFunction } from "../imp/scalar.ts";
+import {
+  binaryFunction,
+  bitsOfFloat,
+  floatOfBits,
+  fromBfloat,
+  fromHalf,
+  saturate,
+  toBfloat,
+  toHalf,
+  unaryFunction,
+} from "../imp/scalar.ts";
 import { foldIdentity, operandsOf, typeOfExpr } from "./build.ts";
 import { Interner, Reads } from "./intern.ts";
 import type { Axis, BinaryOp, Expr, Kernel, KernelBuffer, ScalarType, Stage } from "./types.ts";
@@ -278,6 +288,10 @@ class Compiler {
       }
       case "cast":
         return castValue(typeOfExpr(e.a), e.type, this.value(e.a));
+      case "bitcast": {
+        const [a, bits] = [this.value(e.a), e.type === "i32" ? bitsOfFloat : floatOfBits];
+        return () => bits(a());
+      }
       case "fold":
         return this.fold(e);
       default:

@@ -7,7 +7,7 @@
 
 import { binaryText, constantText } from "../operators.ts";
 import { nameText } from "../text.ts";
-import { binaryGives, operandsOf, typeOfExpr } from "./build.ts";
+import { binaryGives, bitcastGives, operandsOf, typeOfExpr } from "./build.ts";
 import { Interner } from "./intern.ts";
 import { scalarTypeOf, type Expr, type KernelBuffer, type ScalarType } from "./types.ts";
 
@@ -38,6 +38,8 @@ export class Declared {
         return this.#buffers.get(e.buffer) ?? "f32";
       case "unary":
         return typeOfExpr(e.a);
+      case "bitcast":
+        return bitcastGives(typeOfExpr(e.a));
       case "binary":
         return binaryGives(e.op, typeOfExpr(e.a));
       case "select":
@@ -139,6 +141,8 @@ export class ExprWriter {
         return call(e.op, [e.a]);
       case "cast":
         return call(e.type, [e.a]);
+      case "bitcast":
+        return call("bitcast", [e.a]);
       case "binary":
         return binaryText(e.op, e.a, e.b, level, (part, at) => this.#text(part, lines, at));
       case "select":

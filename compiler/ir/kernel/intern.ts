@@ -42,6 +42,8 @@ export class Interner {
         return `u ${e.type} ${e.op} ${id(e.a)}`;
       case "cast":
         return `t ${e.type} ${id(e.a)}`;
+      case "bitcast":
+        return `i ${e.type} ${id(e.a)}`;
       case "binary":
         return `b ${e.type} ${e.op} ${id(e.a)} ${id(e.b)}`;
       case "select":
@@ -77,6 +79,7 @@ export class Reads {
         break;
       case "unary":
       case "cast":
+      case "bitcast":
         add(e.a);
         break;
       case "binary":
@@ -124,9 +127,17 @@ function times(a: number | undefined, b: number): number | undefined {
 
 /** `e` with `axis` replaced. A fold over an axis of the same name keeps its body. */
 export function substitute(e: Expr, axis: string, by: Expr): Expr {
-  if (e.k === "var") return e.name === axis ? by : e;
-  if (e.k === "fold" && e.axis === axis) return { ...e, from: substitute(e.from, axis, by), to: substitute(e.to, axis, by) };
-  return mapOperands(e, (x) => substitute(x, axis, by));
+  // What is shared stays shared, so that the work is linear in what is different.
+  const done = new Map<Expr, Expr>();
+  const within = (x: Expr): Expr => {
+    if (x.k === "var") return x.name === axis ? by : x;
+    const before = done.get(x);
+    if (before !== undefined) return before;
+    const made = x.k === "fold" && x.axis === axis ? { ...x, from: within(x.from), to: within(x.to) } : mapOperands(x, within);
+    done.set(x, made);
+    return made;
+  };
+  return within(e);
 }
 
 /** An i32 sum as what varies and a number. */

@@ -91,6 +91,7 @@ export class ExprReader {
     if (a !== undefined && parts.length === 1) {
       if (isOneOf(scalarTypes, name)) return { k: "cast", a, type: name };
       if (isOneOf(unaryOps, name)) return this.#unary(name, a);
+      if (name === "bitcast") return this.#typed({ k: "bitcast", a, type: "f32" });
     }
     if (a !== undefined && b !== undefined && parts.length === 2 && isOneOf(binaryOps, name))
       return this.#typed({ k: "binary", op: name, a, b, type: "f32" });
@@ -125,5 +126,7 @@ export class ExprReader {
 const foldStart = /(?:"(?:[^"\\]|\\.)*"|[A-Za-z_][\w$.]*) *=(?!=)/y;
 
 function withType(e: Expr, type: ScalarType): Expr {
+  // Bits are never taken for a bool's; text that says so is refused where the kernel is verified.
+  if (e.k === "bitcast") return { ...e, type: type === "i32" ? "i32" : "f32" };
   return e.k === "dim" ? e : { ...e, type };
 }

@@ -86,7 +86,8 @@ export class Simplifier {
         return index === e.index ? e : { ...e, index };
       }
       case "unary":
-      case "cast": {
+      case "cast":
+      case "bitcast": {
         const a = this.simplify(e.a);
         return a === e.a ? e : { ...e, a };
       }

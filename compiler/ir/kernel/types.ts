@@ -63,6 +63,8 @@ export type Expr =
   | { readonly k: "select"; readonly cond: Expr; readonly a: Expr; readonly b: Expr; readonly type: ScalarType }
   /** f32→i32 truncates and saturates, NaN → 0; to bool is `≠ 0`; bool → 0 or 1. */
   | { readonly k: "cast"; readonly a: Expr; readonly type: ScalarType }
+  /** The same 32 bits as f32 or as i32; what the bits of a NaN are is not said. */
+  | { readonly k: "bitcast"; readonly a: Expr; readonly type: "f32" | "i32" }
   /** `op` over axis = from … to-1. f32 sums accumulate in f32. */
   | {
       readonly k: "fold";

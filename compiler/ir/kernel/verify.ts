@@ -3,7 +3,7 @@
 
 import { dimConstant } from "../dim.ts";
 import { locText } from "../loc.ts";
-import { binaryGives, binaryTakes, operandsOf, typeOfExpr, unaryTakes } from "./build.ts";
+import { binaryGives, binaryTakes, bitcastGives, operandsOf, typeOfExpr, unaryTakes } from "./build.ts";
 import { exprText } from "./expr-text.ts";
 import { Interner } from "./intern.ts";
 import { checkPattern } from "./verify-pattern.ts";
@@ -115,6 +115,9 @@ function checkSchedule(
       case "packed":
         if (buffers.get(item.buffer)?.access !== "read") at(`packed: there is no buffer ${item.buffer} for reading`);
         positive("packed", item.panel);
+        break;
+      case "rounded":
+        if (buffers.get(item.buffer)?.access !== "read") at(`rounded: there is no buffer ${item.buffer} for reading`);
         break;
       case "parallel":
         for (const name of item.axes) if (!parallel.has(name)) at(`parallel: there is no parallel axis ${name}`);
@@ -233,6 +236,10 @@ function localFault(e: Expr, buffers: ReadonlyMap<string, KernelBuffer>): string
     }
     case "cast":
       return undefined;
+    case "bitcast": {
+      const a = typeOfExpr(e.a);
+      return a === "bool" ? "bitcast does not take bool" : is(bitcastGives(a));
+    }
     case "fold": {
       const [from, to, body] = [typeOfExpr(e.from), typeOfExpr(e.to), typeOfExpr(e.body)];
       if (from !== "i32" || to !== "i32") return `the bounds are ${from} and ${to}, not i32`;
