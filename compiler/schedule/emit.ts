@@ -291,7 +291,8 @@ export class Emitter {
     body: (inner: Block) => void,
     deeper: readonly string[] = [],
   ): void {
-    for (const e of hoist) this.hoistInvariant(e, block, new Set([axis, ...deeper]));
+    const seen = new Set<Expr>();
+    for (const e of hoist) this.hoistInvariant(e, block, new Set([axis, ...deeper]), seen);
     const variable = this.interner.intern({ k: "var", name: axis, type: "i32" });
     const name = this.fresh(axis);
     const inside = new Block(block);
@@ -302,19 +303,21 @@ export class Emitter {
   }
 
   /** Computes the largest parts of `e` that do not read `inner` (and are certain to be evaluated) in `block`. */
-  private hoistInvariant(e: Expr, block: Block, inner: ReadonlySet<string>): void {
+  private hoistInvariant(e: Expr, block: Block, inner: ReadonlySet<string>, seen: Set<Expr>): void {
+    if (seen.has(e)) return;
+    seen.add(e);
     const reads = this.reads.of(e);
     if (![...reads].some((n) => inner.has(n))) {
       if (e.k !== "const" && e.k !== "var" && e.k !== "dim") this.emit(e, block, undefined);
       return;
     }
     if (e.k === "select") {
-      this.hoistInvariant(e.cond, block, inner);
+      this.hoistInvariant(e.cond, block, inner, seen);
       return;
     }
     if (e.k === "fold") {
-      this.hoistInvariant(e.from, block, inner);
-      this.hoistInvariant(e.to, block, inner);
+      this.hoistInvariant(e.from, block, inner, seen);
+      this.hoistInvariant(e.to, block, inner, seen);
       // The body may run zero times: its loads stay inside.
       return;
     }
@@ -322,7 +325,7 @@ export class Emitter {
       // The pointer does this better when the index is linear.
       if ([...inner].every((axis) => strideOf(e.index, axis, this.reads) !== undefined)) return;
     }
-    for (const c of operandsOf(e)) this.hoistInvariant(c, block, inner);
+    for (const c of operandsOf(e)) this.hoistInvariant(c, block, inner, seen);
   }
 
   private fold(e: Extract<Expr, { k: "fold" }>, block: Block, axis: Vector): ImpExpr {
