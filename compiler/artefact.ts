@@ -5,6 +5,7 @@ import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync, existsSync, readdirSync } from "node:fs";
 import path from "node:path";
 import type { DType } from "./ir/dtype.ts";
+import { givenTypeText, type GivenType } from "./ir/plan/given.ts";
 import type { Plan, PlanBuffer } from "./ir/plan/types.ts";
 
 export interface ArtefactParts {
@@ -199,7 +200,13 @@ async function typedModule(plan: Plan): Promise<string> {
   const integers = plan.symbols.flatMap(({ name, lower, upper, argument }) =>
     argument === true ? [{ name, type: "number", isReadonly: true, docs: [`an integer, ${lower}…${upper ?? ""}`] }] : [],
   );
-  file.addInterface({ name: `${type}Inputs`, isExported: true, properties: [...plan.inputs.map(property), ...integers] });
+  const values = (plan.host.given ?? []).map(({ name, type: of }) => ({
+    name,
+    type: typeOfGiven(of),
+    isReadonly: true,
+    docs: [givenTypeText(of)],
+  }));
+  file.addInterface({ name: `${type}Inputs`, isExported: true, properties: [...plan.inputs.map(property), ...integers, ...values] });
   file.addInterface({ name: `${type}Outputs`, isExported: true, properties: plan.outputs.map(property) });
   file.addInterface({
     name: `${type}Session`,
@@ -229,4 +236,25 @@ async function typedModule(plan: Plan): Promise<string> {
     statements: [...statements(plan, ` as ${type}Outputs`)],
   });
   return file.getFullText();
+}
+
+/** A value of shape code as TypeScript has it. */
+function typeOfGiven(t: GivenType): string {
+  switch (t.k) {
+    case "int":
+    case "float":
+      return "number";
+    case "bool":
+      return "boolean";
+    case "string":
+      return "string";
+    case "list":
+      return `readonly (${typeOfGiven(t.of)})[]`;
+    case "tuple":
+      return `readonly [${t.items.map(typeOfGiven).join(", ")}]`;
+    case "record":
+      return `{ ${t.fields.map((f) => `readonly ${f.name}: ${typeOfGiven(f.type)}`).join("; ")} }`;
+    default:
+      return t satisfies never;
+  }
 }

@@ -2,19 +2,21 @@
 // evaluate shape code.
 
 import { dimEval, dimParse, type DimEnv } from "../compiler/ir/dim.ts";
+import { givenTypeText, misgiven } from "../compiler/ir/plan/given.ts";
+import type { HostValue } from "../compiler/ir/plan/host.ts";
 import type { BufferId, Plan, PlanBuffer } from "../compiler/ir/plan/types.ts";
 import { ArtefactError, InputError } from "./errors.ts";
 import { arrays, elementCount, typeText, type Tensor } from "./tensor.ts";
 
 interface CheckedInputs {
   readonly shapes: Readonly<Record<string, readonly number[]>>;
-  /** The integers that the plan asks for. */
-  readonly integers: Readonly<Record<string, number>>;
+  /** The integers and values of shape code that the plan asks for. */
+  readonly integers: Readonly<Record<string, HostValue>>;
   readonly tensors: readonly { readonly buffer: BufferId; readonly tensor: Tensor }[];
 }
 
-/** What a run is given by name: a tensor for each input, a number for each integer of the graph. */
-export type Inputs = Readonly<Record<string, Tensor | number>>;
+/** What a run is given by name: a tensor for each input, a number for each integer of the graph, lists for its lists. */
+export type Inputs = Readonly<Record<string, Tensor | HostValue>>;
 
 /** Throws InputError that names every input that is missing, unknown, or of the wrong dtype, shape or length. */
 export function checkInputs(plan: Plan, inputs: Inputs): CheckedInputs {
@@ -26,16 +28,17 @@ export function checkInputs(plan: Plan, inputs: Inputs): CheckedInputs {
     const declared = plan.buffers[buffer];
     if (declared === undefined) throw new ArtefactError(`plan ${plan.name} has no buffer for input ${name}`);
     const tensor = Object.hasOwn(inputs, name) ? inputs[name] : undefined;
-    if (tensor === undefined || typeof tensor === "number") {
+    if (!isTensor(tensor)) {
       const type = typeText(declared.dtype, declared.shape);
-      problems.push(tensor === undefined ? `${name} is missing: ${type}` : `${name}: expected ${type}, found a number`);
+      const found = typeof tensor === "number" ? "a number" : "a value of shape code";
+      problems.push(tensor === undefined ? `${name} is missing: ${type}` : `${name}: expected ${type}, found ${found}`);
       continue;
     }
     problems.push(...misfit(name, tensor, declared, known, plan));
     shapes[name] = tensor.shape;
     tensors.push({ buffer, tensor });
   }
-  const integers: Record<string, number> = {};
+  const integers: Record<string, HostValue> = {};
   const wanted = plan.symbols.filter((s) => s.argument === true);
   for (const { name, lower, upper = Infinity } of wanted) {
     const value = Object.hasOwn(inputs, name) ? inputs[name] : undefined;
@@ -44,11 +47,23 @@ export function checkInputs(plan: Plan, inputs: Inputs): CheckedInputs {
     else if (value < lower || value > upper) problems.push(`${name} is ${value}, outside ${lower}…${upper === Infinity ? "" : upper}`);
     else integers[name] = value;
   }
-  const names = new Set([...plan.inputs.map((i) => i.name), ...wanted.map((s) => s.name)]);
+  const asked = plan.host.given ?? [];
+  for (const { name, type } of asked) {
+    const value = Object.hasOwn(inputs, name) ? inputs[name] : undefined;
+    const wrong = value === undefined ? `${name} is missing: ${givenTypeText(type)}` : misgiven(value, type, name);
+    if (wrong !== undefined) problems.push(wrong);
+    // It is of the type of the plan, which no tensor is.
+    else integers[name] = value as HostValue;
+  }
+  const names = new Set([...plan.inputs.map((i) => i.name), ...wanted.map((s) => s.name), ...asked.map((g) => g.name)]);
   for (const name of Object.keys(inputs))
     if (!names.has(name)) problems.push(`${name} is not an input; there are ${[...names].join(", ") || "none"}`);
   if (problems.length > 0) throw new InputError(`${plan.name}: ${problems.join("; ")}`);
   return { shapes, integers, tensors };
+}
+
+function isTensor(value: Tensor | HostValue | undefined): value is Tensor {
+  return typeof value === "object" && "dtype" in value && "shape" in value && "data" in value;
 }
 
 function misfit(

@@ -31,10 +31,10 @@ export class Layouts {
   }
 
   /** Throws InputError when the shape code finds no answer for these sizes. */
-  get(inputShapes: Readonly<Record<string, readonly number[]>>, integers: DimEnv = {}): Layout {
-    const key = JSON.stringify([this.#plan.inputs.map(({ name }) => inputShapes[name]), integers]);
+  get(inputShapes: Readonly<Record<string, readonly number[]>>, given: Readonly<Record<string, HostValue>> = {}): Layout {
+    const key = JSON.stringify([this.#plan.inputs.map(({ name }) => inputShapes[name]), given]);
     const layout =
-      this.#layouts.get(key) ?? new Layout(this.#plan, inputShapes, integers, [...this.#layouts.values()].at(-1), this.#alignment);
+      this.#layouts.get(key) ?? new Layout(this.#plan, inputShapes, given, [...this.#layouts.values()].at(-1), this.#alignment);
     this.#layouts.delete(key);
     this.#layouts.set(key, layout);
     for (const oldest of this.#layouts.keys()) {
@@ -67,13 +67,13 @@ export class Layout {
   constructor(
     plan: Plan,
     inputShapes: Readonly<Record<string, readonly number[]>>,
-    integers: DimEnv = {},
+    given: Readonly<Record<string, HostValue>> = {},
     before?: Layout,
     alignment = cacheLine,
   ) {
     this.plan = plan;
     try {
-      this.bound = bindPlan(plan, inputShapes, integers, before?.bound, alignment);
+      this.bound = bindPlan(plan, inputShapes, given, before?.bound, alignment);
     } catch (cause) {
       throw unfit(plan, cause);
     }

@@ -183,8 +183,8 @@ export class Session implements AsyncDisposable {
   }
 
   /** The layout of a run with inputs of these sizes: sizes, shape code, memory. Nothing is allocated. */
-  layout(inputShapes: Readonly<Record<string, readonly number[]>>, integers: Readonly<Record<string, number>> = {}): BoundPlan {
-    return this.#layouts.get(inputShapes, integers).bound;
+  layout(inputShapes: Readonly<Record<string, readonly number[]>>, given: Readonly<Record<string, HostValue>> = {}): BoundPlan {
+    return this.#layouts.get(inputShapes, given).bound;
   }
 
   async close(): Promise<void> {

@@ -49,7 +49,7 @@ async function model(seed = 3): Promise<LanguageModel> {
   const run = session.run.bind(session);
   session.run = (inputs, options) => {
     const rows = inputs["rows"];
-    if (typeof rows === "object") given.push(rows.shape[0] ?? 0);
+    if (typeof rows === "object" && "shape" in rows && Array.isArray(rows.shape)) given.push(Number(rows.shape[0] ?? 0));
     return run(inputs, options);
   };
   return LanguageModel.create(session, tokenizer, template);

@@ -73,7 +73,12 @@ export function f32Tensor(shape: readonly number[], at: (i: number) => number): 
 }
 
 /** Host code of a graph for inputs of these sizes and these integers: symbols, values and tables. */
-export function hostRun(graph: Graph, inputs: Readonly<Record<string, ConcreteTensor>>, integers: DimEnv = {}): HostRun {
+export function hostRun(
+  graph: Graph,
+  inputs: Readonly<Record<string, ConcreteTensor>>,
+  integers: DimEnv = {},
+  given: Readonly<Record<string, HostValue>> = {},
+): HostRun {
   const sizes: Record<string, number> = { ...integers };
   for (const node of graph.nodes) {
     if (node.kind !== "input") continue;
@@ -83,7 +88,7 @@ export function hostRun(graph: Graph, inputs: Readonly<Record<string, ConcreteTe
         sizes[size.text] = found;
     }
   }
-  return runHostProgram(graph.host, sizes);
+  return runHostProgram(graph.host, sizes, given);
 }
 
 function tableTensor(node: TableNode, run: HostRun): ConcreteTensor {

@@ -52,7 +52,7 @@ const user = (content: string): Message => ({ role: "user", content });
 
 /** One run of the graph, with what it gave. */
 interface Run {
-  readonly inputs: Readonly<Record<string, Tensor | number>>;
+  readonly inputs: Parameters<Model["session"]["run"]>[0];
   readonly outputs: Readonly<Record<string, Tensor>>;
 }
 
@@ -70,7 +70,7 @@ async function open(which: typeof chat, options: LoadOptions = {}): Promise<{ re
   const run = model.session.run.bind(model.session);
   model.session.run = async (inputs, runOptions) => {
     const result = await run(inputs, runOptions);
-    runs.push({ inputs, outputs: result.outputs });
+    runs.push({ inputs: inputs as Run["inputs"], outputs: result.outputs });
     return result;
   };
   return { model, runs };

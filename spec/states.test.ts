@@ -235,7 +235,10 @@ describe("an integer of a graph", () => {
       "module M() { forward(x: f32[3], n: int in 0..=9) -> f32[3] { x * n } }",
       "UHD0308 bounds are for the sizes of a tensor and the integers of a graph",
     ],
-    ["graph g(x: f32[3], n: float) -> y: f32[3] { x }", "UHD0306 an input of a graph is a tensor or an integer"],
+    [
+      "graph g(x: f32[3], n: float) -> y: f32[3] { x }",
+      "UHD0306 an input of a graph is a tensor or an integer, or a list, tuple or record",
+    ],
   ])("%s", (source, problem) => {
     expect(problems(source)).toEqual(problem === undefined ? [] : [problem]);
   });

@@ -6,6 +6,7 @@ import { dimSymbol, type Dim } from "../ir/dim.ts";
 import type { GraphBuilder } from "../ir/graph/build.ts";
 import type { TensorType, ValueId } from "../ir/graph/types.ts";
 import type { Span } from "../ir/loc.ts";
+import type { GivenType } from "../ir/plan/given.ts";
 import type { HostExpr, HostFunction, HostValue } from "../ir/plan/host.ts";
 import type { Reporter } from "./report.ts";
 import { int, type HostType } from "./types.ts";
@@ -200,6 +201,8 @@ export interface Build {
   readonly builder: GraphBuilder;
   readonly namer: Namer;
   readonly bindings: { name: string; value: HostExpr; symbol: boolean; loc: string }[];
+  /** Values that the caller gives at each run. */
+  readonly given: { readonly name: string; readonly type: GivenType }[];
   readonly params: Map<string, { readonly id: ValueId; readonly type: TensorType; readonly span: Span }>;
   readonly tables: Map<string, ValueId>;
   /** By the text of the dimension. */

@@ -4,6 +4,7 @@
 import { dimSymbol } from "../ir/dim.ts";
 import { GraphBuilder } from "../ir/graph/build.ts";
 import type { Graph, TensorType } from "../ir/graph/types.ts";
+import type { GivenType } from "../ir/plan/given.ts";
 import type { HostExpr, HostFunction } from "../ir/plan/host.ts";
 import { typeRule } from "../../ops/index.ts";
 import type { DimExpr, Expr, ForwardItem, Parameter } from "../syntax/ast.ts";
@@ -14,12 +15,14 @@ import { hostTypeOf, noBounds } from "./items.ts";
 import { forwardBody, instantiate } from "./modules.ts";
 import { oneSegment } from "./ragged.ts";
 import { declaredType, implicitName } from "./shapes.ts";
+import type { HostType } from "./types.ts";
 
 function newBuild(name: string, abstract: boolean): Build {
   return {
     builder: new GraphBuilder(name, typeRule),
     namer: new Namer(),
     bindings: [],
+    given: [],
     params: new Map(),
     tables: new Map(),
     ragged: new Map(),
@@ -70,6 +73,60 @@ function declareArgument(cx: Cx, build: Build, p: Parameter, scope: Scope): void
   build.origins.set(symbol.text, { span: p.span, what: `${p.name.name} is an integer of each run` });
 }
 
+/** A value of shape code that is given at each run: a list, tuple or record. */
+function declareGiven(cx: Cx, build: Build, p: Parameter, scope: Scope): void {
+  noBounds(cx, p);
+  const type = hostTypeOf(cx, p.type, scope.unit);
+  const before = scope.names.get(p.name.name);
+  if (before !== undefined) {
+    cx.report.twice(p.name.name, p.name.span, before.span);
+    return;
+  }
+  const simple = base.includes(type.k);
+  if (simple)
+    cx.report.error("UHD0306", p.type.span, "an input of a graph is a tensor or an integer, or a list, tuple or record", {
+      expected: "f32[…] or int, or a type such as [(int, int)]",
+      help: "a setting is a config, a number at each run is a tensor such as f32[]",
+    });
+  const given = simple ? undefined : givenType(type);
+  const name = build.namer.fresh(p.name.name);
+  if (given !== undefined) build.given.push({ name, type: given });
+  scope.define(p.name.name, given === undefined ? { k: "error" } : { k: "host", type, expr: { k: "var", name } }, p.name.span);
+}
+
+const base: readonly HostType["k"][] = ["int", "float", "bool", "string"];
+
+/** The type as a plan has it; undefined for one that had an error. */
+function givenType(t: HostType): GivenType | undefined {
+  switch (t.k) {
+    case "int":
+    case "float":
+    case "bool":
+    case "string":
+      return { k: t.k };
+    case "list": {
+      const of = givenType(t.of);
+      return of === undefined ? undefined : { k: "list", of };
+    }
+    case "tuple": {
+      const items = t.items.map(givenType).filter((i) => i !== undefined);
+      return items.length === t.items.length ? { k: "tuple", items } : undefined;
+    }
+    case "record": {
+      const fields = t.fields.flatMap((f) => {
+        const type = givenType(f.type);
+        return type === undefined ? [] : [{ name: f.name, type }];
+      });
+      return fields.length === t.fields.length ? { k: "record", fields } : undefined;
+    }
+    case "never":
+    case "error":
+      return undefined;
+    default:
+      return t satisfies never;
+  }
+}
+
 function isInteger(p: Parameter): boolean {
   return p.type.kind === "name" && p.type.name === "int";
 }
@@ -106,15 +163,11 @@ export function elaborateGraph(cx: Cx, entity: Extract<Entity, { k: "graph" }>):
       declareSizes(cx, build, p.type.dims, scope);
       noBounds(cx, p);
     } else if (isInteger(p)) declareArgument(cx, build, p, scope);
-    else if (p.type.kind !== "error")
-      cx.report.error("UHD0306", p.type.span, "an input of a graph is a tensor or an integer", {
-        expected: "f32[…] or int",
-        help: "a setting is a config, a number at each run is a tensor such as f32[]",
-      });
+    else if (p.type.kind !== "error") declareGiven(cx, build, p, scope);
     if (p.value !== undefined) cx.report.error("UHD0209", p.value.span, "inputs of graphs have no defaults");
   }
   for (const p of item.params) {
-    if (isInteger(p)) continue;
+    if (p.type.kind !== "tensor" && p.type.kind !== "error") continue;
     const type = p.type.kind === "tensor" ? declaredType(cx, p.type, scope) : undefined;
     const seen = scope.names.get(p.name.name);
     if (seen !== undefined) cx.report.twice(p.name.name, p.name.span, seen.span);
@@ -148,7 +201,11 @@ export function elaborateGraph(cx: Cx, entity: Extract<Entity, { k: "graph" }>):
   cx.build = undefined;
   if (cx.report.errors > before) return undefined;
   const tables = build.builder.build().nodes.flatMap((n) => (n.kind === "table" ? [n.value] : []));
-  build.builder.setHost({ functions: reachable(cx, [...build.bindings.map((b) => b.value), ...tables]), bindings: build.bindings });
+  build.builder.setHost({
+    functions: reachable(cx, [...build.bindings.map((b) => b.value), ...tables]),
+    bindings: build.bindings,
+    ...(build.given.length === 0 ? {} : { given: build.given }),
+  });
   return build.builder.build();
 }
 

@@ -8,6 +8,8 @@ import type { Declined } from "../../compile.ts";
 import { usefulFlops } from "../../fuse/work.ts";
 import { dimEval, dimParse, dimSymbols, type DimEnv } from "../../ir/dim.ts";
 import { bytesOf } from "../../ir/dtype.ts";
+import { givenTypeText, misgiven, type GivenType } from "../../ir/plan/given.ts";
+import type { HostValue } from "../../ir/plan/host.ts";
 import { runHostProgram } from "../../ir/plan/host-eval.ts";
 import type { Plan, PlanBuffer, Step } from "../../ir/plan/types.ts";
 import { assignments, imageSize } from "../common.ts";
@@ -80,8 +82,8 @@ export interface Explanation {
 export function explain(file: string, options: ExplainOptions, terminal: Terminal): void {
   const { compiled } = compileFile(file, options, terminal);
   const { plan } = compiled;
-  const { shapes, integers } = givenSizes(plan, options);
-  const layout = new Layout(plan, shapes, integers);
+  const { shapes, given } = givenSizes(plan, options);
+  const layout = new Layout(plan, shapes, given);
   const { env } = layout.bound;
   const weights = weightsMemory(plan);
   const slicing = layoutOf(layout.host);
@@ -118,12 +120,14 @@ function stateBytes(plan: Plan, layout: Layout): number {
 
 interface GivenSizes {
   readonly shapes: Readonly<Record<string, readonly number[]>>;
-  readonly integers: Readonly<Record<string, number>>;
+  /** Integers of a run, and its values of shape code. */
+  readonly given: Readonly<Record<string, HostValue>>;
 }
 
 /** Every input's shape and every integer of a run, from --image-size and --size. */
 function givenSizes(plan: Plan, options: ExplainOptions): GivenSizes {
   const given: Record<string, number> = {};
+  const values: Record<string, HostValue> = {};
   if (options.imageSize !== undefined) {
     const { W, H } = imageSize(options.imageSize);
     const [rows, columns] = imageInput(plan)?.shape ?? [];
@@ -133,11 +137,17 @@ function givenSizes(plan: Plan, options: ExplainOptions): GivenSizes {
   }
   const wanted = inputSymbols(plan);
   for (const [name, text] of Object.entries(assignments(options.size, "--size"))) {
+    const type = plan.host.given?.find((g) => g.name === name)?.type;
+    if (type !== undefined) {
+      values[name] = givenValue(name, text, type);
+      continue;
+    }
     if (!/^\d{1,12}$/.test(text)) throw usageError(`--size ${name} takes a whole number, found "${text}"`);
     if (!wanted.includes(name)) throw usageError(`${plan.name} has no input dimension ${name}; it has ${wanted.join(", ") || "none"}`);
     given[name] = Number(text);
   }
-  const missing = wanted.filter((name) => given[name] === undefined);
+  const lists = (plan.host.given ?? []).filter((g) => values[g.name] === undefined).map((g) => g.name);
+  const missing = [...wanted.filter((name) => given[name] === undefined), ...lists];
   if (missing.length > 0) {
     const image = imageInput(plan) === undefined ? "" : "--image-size WIDTHxHEIGHT or ";
     throw usageError(
@@ -145,13 +155,27 @@ function givenSizes(plan: Plan, options: ExplainOptions): GivenSizes {
     );
   }
   // Shapes of inputs may also use sizes that shape code defines.
-  const sizes = runHostProgram(plan.host, given).symbols;
+  const sizes = runHostProgram(plan.host, given, values).symbols;
   return {
     shapes: Object.fromEntries(plan.inputs.map(({ name, buffer }) => [name, shapeOf(plan.buffers[buffer], sizes)])),
-    integers: Object.fromEntries(
-      plan.symbols.flatMap(({ name, argument }) => (argument === true ? [[name, given[name] ?? 0] as const] : [])),
-    ),
+    given: {
+      ...values,
+      ...Object.fromEntries(plan.symbols.flatMap(({ name, argument }) => (argument === true ? [[name, given[name] ?? 0] as const] : []))),
+    },
   };
+}
+
+/** A list of a run, from JSON. */
+function givenValue(name: string, text: string, type: GivenType): HostValue {
+  try {
+    const value = JSON.parse(text) as HostValue;
+    const wrong = misgiven(value, type, name);
+    if (wrong === undefined) return value;
+    throw usageError(`--size ${wrong}`);
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    throw usageError(`--size ${name} takes ${givenTypeText(type)} as JSON, found "${text}"`);
+  }
 }
 
 function bytesOfBuffer(buffer: PlanBuffer | undefined, env: DimEnv): number {

@@ -4,6 +4,8 @@
 
 import { dim, dimEval, dimParse, dimProduct, dimSymbols, DimError, type Dim, type DimEnv } from "../dim.ts";
 import { bytesOf } from "../dtype.ts";
+import { givenTypeText, misgiven } from "./given.ts";
+import type { HostValue } from "./host.ts";
 import { runHostProgram, type HostRun } from "./host-eval.ts";
 import type { BufferId, Plan } from "./types.ts";
 
@@ -48,7 +50,7 @@ function sizesOf(plan: Plan): Sizes {
 }
 
 /**
- * `inputShapes` by the inputs' names, and the integers that the plan asks for. Throws BindError when they do not fit the
+ * `inputShapes` by the inputs' names, and the integers and values that the plan asks for. Throws BindError when they do not fit the
  * declared shapes, bounds or limits, and HostError when shape code has no answer for them. Where no size of a buffer
  * differs from `before`'s, its places are used again: an integer that grows with every token costs its shape code and
  * nothing else. `alignment` is the device's.
@@ -56,12 +58,12 @@ function sizesOf(plan: Plan): Sizes {
 export function bindPlan(
   plan: Plan,
   inputShapes: Readonly<Record<string, readonly number[]>>,
-  integers: DimEnv = {},
+  given: Readonly<Record<string, HostValue>> = {},
   before?: BoundPlan,
   alignment = cacheLine,
 ): BoundPlan {
-  const given = { ...inputSizes(plan, inputShapes), ...integersOf(plan, integers) };
-  const run = runHostProgram(plan.host, given);
+  const { integers, values } = givenTo(plan, given);
+  const run = runHostProgram(plan.host, { ...inputSizes(plan, inputShapes), ...integers }, values);
   const env = run.symbols;
   for (const { name, lower, upper } of plan.symbols) {
     const value = env[name];
@@ -91,20 +93,33 @@ export function bindPlan(
   return { env, run, buffers: bytes.map((n, id) => ({ offset: offsets.get(id) ?? 0, bytes: n })), arenaBytes: total, alignment };
 }
 
-/** The integers that the plan asks for; their bounds are checked with those of all symbols. */
-function integersOf(plan: Plan, integers: DimEnv): DimEnv {
+/** The integers and values that the plan asks for; bounds of integers are checked with those of all symbols. */
+function givenTo(
+  plan: Plan,
+  given: Readonly<Record<string, HostValue>>,
+): { readonly integers: DimEnv; readonly values: Readonly<Record<string, HostValue>> } {
+  const types = new Map(plan.host.given?.map((g) => [g.name, g.type]));
   const names = plan.symbols.filter((s) => s.argument === true).map((s) => s.name);
-  const extra = Object.keys(integers).find((name) => !names.includes(name));
+  const extra = Object.keys(given).find((name) => !names.includes(name) && !types.has(name));
   if (extra !== undefined)
-    throw new BindError(`${plan.name}: ${extra} is not an integer of the graph; there are ${names.join(", ") || "none"}`);
-  const found: Record<string, number> = {};
+    throw new BindError(
+      `${plan.name}: ${extra} is not an integer of the graph; there are ${[...names, ...types.keys()].join(", ") || "none"}`,
+    );
+  const integers: Record<string, number> = {};
   for (const name of names) {
-    const value = Object.hasOwn(integers, name) ? integers[name] : undefined;
-    if (value === undefined || !Number.isSafeInteger(value))
-      throw new BindError(`${plan.name}: ${name} is an integer, found ${value === undefined ? "nothing" : value}`);
-    found[name] = value;
+    const value = Object.hasOwn(given, name) ? given[name] : undefined;
+    if (typeof value !== "number" || !Number.isSafeInteger(value))
+      throw new BindError(`${plan.name}: ${name} is an integer, found ${value === undefined ? "nothing" : JSON.stringify(value)}`);
+    integers[name] = value;
   }
-  return found;
+  const values: Record<string, HostValue> = {};
+  for (const [name, type] of types) {
+    const value = Object.hasOwn(given, name) ? given[name] : undefined;
+    const wrong = value === undefined ? `nothing gives ${name}: ${givenTypeText(type)}` : misgiven(value, type, name);
+    if (wrong !== undefined || value === undefined) throw new BindError(`${plan.name}: ${wrong ?? name}`);
+    values[name] = value;
+  }
+  return { integers, values };
 }
 
 /** The symbols that the inputs' shapes give. Axes that are expressions are checked once their symbols are known. */

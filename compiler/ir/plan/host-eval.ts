@@ -361,7 +361,7 @@ export interface HostRun {
 }
 
 /** Evaluates a program's bindings in order, starting from the sizes of inputs. Throws HostError. */
-export function runHostProgram(program: HostProgram, sizes: DimEnv): HostRun {
+export function runHostProgram(program: HostProgram, sizes: DimEnv, given: Readonly<Record<string, HostValue>> = {}): HostRun {
   return guarded(() => {
     const compiler = new Compiler(program);
     const scope = new Map<string, number>();
@@ -377,9 +377,15 @@ export function runHostProgram(program: HostProgram, sizes: DimEnv): HostRun {
       define(name, size);
       symbols[name] = size;
     }
+    for (const { name } of program.given ?? []) {
+      const value = Object.hasOwn(given, name) ? given[name] : undefined;
+      if (value === undefined) throw at("", `nothing gives ${name}`);
+      define(name, value);
+    }
+    const slots = program.bindings.length + scope.size;
     for (const b of program.bindings) {
       // Temporaries live behind every binding's slot, whatever their number.
-      const value = compiler.compile(b.value, scope, program.bindings.length + Object.keys(sizes).length)(frame);
+      const value = compiler.compile(b.value, scope, slots)(frame);
       if (b.symbol) {
         if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0)
           throw at(b.loc, `dimension ${b.name} is ${JSON.stringify(value)}; it must be a whole number, 0 or more`);
@@ -388,8 +394,7 @@ export function runHostProgram(program: HostProgram, sizes: DimEnv): HostRun {
       values[b.name] = value;
       define(b.name, value);
     }
-    const evaluate = (e: HostExpr): HostValue =>
-      guarded(() => compiler.compile(e, scope, program.bindings.length + Object.keys(sizes).length)(frame));
+    const evaluate = (e: HostExpr): HostValue => guarded(() => compiler.compile(e, scope, slots)(frame));
     return { values, symbols, evaluate };
   });
 }

@@ -3,6 +3,7 @@
 // the checker has already chosen integer or float arithmetic. Evaluation is in host-eval.ts.
 
 import type { DType } from "../dtype.ts";
+import type { GivenType } from "./given.ts";
 
 /** A value of shape code: numbers are float64 (integers are exact up to 2^53); tuples and lists are arrays. */
 export type HostValue = number | boolean | string | readonly HostValue[] | { readonly [field: string]: HostValue };
@@ -71,6 +72,8 @@ export interface HostFunction {
 
 /** Evaluated in order at each run; symbols that are dimensions of inputs are bound first, by name. */
 export interface HostProgram {
+  /** Values that the caller gives at each run, in scope of everything; none when left out. */
+  readonly given?: readonly { readonly name: string; readonly type: GivenType }[];
   readonly functions: readonly HostFunction[];
   /** Host values and sizes: `symbol` entries define a dimension symbol of that name and must give an integer ≥ 0. */
   readonly bindings: readonly { readonly name: string; readonly value: HostExpr; readonly symbol: boolean; readonly loc: string }[];

@@ -3,6 +3,7 @@
 
 import { readFramed, type Cursor } from "../cursor.ts";
 import { isDType, type DType } from "../dtype.ts";
+import type { GivenType } from "./given.ts";
 import type { HostExpr, HostFunction, HostProgram, HostTable } from "./host.ts";
 import { readPacked } from "./packed.ts";
 import type { Plan, PlanBuffer, PlanKernel, PlanLimit, PlanParam, PlanSymbol, Step } from "./types.ts";
@@ -23,6 +24,7 @@ export function parsePlan(text: string): Plan {
 class Reader {
   readonly #symbols: PlanSymbol[] = [];
   readonly #limits: PlanLimit[] = [];
+  readonly #given: NonNullable<HostProgram["given"]>[number][] = [];
   readonly #functions: HostFunction[] = [];
   readonly #bindings: HostProgram["bindings"][number][] = [];
   readonly #tables: HostTable[] = [];
@@ -39,7 +41,7 @@ class Reader {
     return {
       symbols: this.#symbols,
       limits: this.#limits,
-      host: { functions: this.#functions, bindings: this.#bindings },
+      host: { ...(this.#given.length === 0 ? {} : { given: this.#given }), functions: this.#functions, bindings: this.#bindings },
       tables: this.#tables,
       inputs: this.#inputs,
       outputs: this.#outputs,
@@ -67,6 +69,9 @@ class Reader {
         this.#limits.push({ value, most, says: c.string() });
         break;
       }
+      case "given":
+        this.#given.push({ name: c.name(), type: c.json(false) as GivenType });
+        break;
       case "function":
         c.name();
         this.#functions.push(c.json(false) as HostFunction);

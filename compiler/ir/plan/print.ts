@@ -17,6 +17,7 @@ export function printPlan(plan: Plan, { code = true }: PrintPlanOptions = {}): s
   const lines = [
     ...plan.symbols.map((s) => `${s.argument === true ? "argument" : "symbol"} ${nameText(s.name)}: ${s.lower}..${s.upper ?? ""}`),
     ...plan.limits.map((l) => `limit {${sizeText(l.value)}} to {${sizeText(l.most)}} ${JSON.stringify(l.says)}`),
+    ...(plan.host.given ?? []).map((g) => `given ${nameText(g.name)} ${jsonText(g.type)}`),
     ...plan.host.functions.map((f) => `function ${nameText(f.name)} ${value(f)}`),
     ...plan.host.bindings.map((b) => `${b.symbol ? "size" : "value"} ${nameText(b.name)} at ${JSON.stringify(b.loc)} = ${value(b.value)}`),
     ...plan.tables.map((t, i) => `table ${i} ${nameText(t.name)}: ${typeText(t.dtype, t.shape)} = ${value(t.value)}`),
