@@ -12,6 +12,7 @@ import { linearIndex } from "../../ops/expr.ts";
 import { Expander, nodeOf, placeOf, writtenType, type Values } from "./expand.ts";
 import { axisName, contractionFold, emptyGroup, expandGroup, type Group } from "./legality.ts";
 import { attentionParts, contractionParts, productParts } from "./patterns.ts";
+import { unpackedPattern } from "./unpacked.ts";
 
 /** What a kernel's buffer holds. */
 export type Operand = { readonly k: "value"; readonly id: ValueId } | { readonly k: "pack"; readonly of: ValueId };
@@ -110,7 +111,7 @@ function matmulKernel(values: Values, g: Group, contraction: ValueId, packed: bo
         b,
       };
     }
-  }
+  } else pattern = unpackedPattern(values, g, contraction, fold);
   const stages: Stage[] = [
     { k: "let", name: "acc", type: "f32", value: sum },
     { k: "store", axes: [], buffer: "out", index: storeIndex(values, g.root, expander), value },
@@ -293,6 +294,14 @@ function renamePattern(p: Pattern, rename: (e: Expr) => Expr): Pattern {
     if (made.k !== "load") throw new Error("a load is a load");
     return made;
   };
+  const buffer = (name: string, type: "f32" | "i32"): string => {
+    const made = rename(load(name, i32(0), type));
+    return made.k === "load" ? made.buffer : name;
+  };
+  if (p.k === "quantised") {
+    const minima = p.minima === undefined ? {} : { minima: buffer(p.minima, "f32") };
+    return { ...p, a: load_(p.a), values: buffer(p.values, "i32"), scales: buffer(p.scales, "f32"), ...minima };
+  }
   return p.k === "matmul"
     ? { ...p, a: load_(p.a), b: load_(p.b) }
     : { ...p, from: rename(p.from), to: rename(p.to), q: load_(p.q), key_: load_(p.key_), value: load_(p.value) };

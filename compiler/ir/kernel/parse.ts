@@ -95,11 +95,13 @@ function parseSchedule(c: Cursor): ScheduleItem {
       return { k, axis: c.name(), by: c.int() };
     case "packed":
       return { k, buffer: c.name(), panel: c.int() };
+    case "rounded":
+      return { k, buffer: c.name() };
     case "parallel":
       c.need("[");
       return { k, axes: c.list("]", () => c.name()) };
     default:
-      return c.fail("vectorise, tile, unroll, packed or parallel before this");
+      return c.fail("vectorise, tile, unroll, packed, rounded or parallel before this");
   }
 }
 
@@ -125,6 +127,12 @@ function parsePattern(c: Cursor, reader: ExprReader): Pattern {
       return c.list("]", () => c.name());
     });
     pattern = { k, batch, m: name("m"), n: name("n"), kAxis: name("k"), a: load("a"), b: load("b") };
+  } else if (k === "quantised") {
+    const [m, n, kAxis, a] = [name("m"), name("n"), name("k"), load("a")];
+    const bits = field("bits", () => c.int());
+    if (bits !== 4 && bits !== 8) return c.fail("4 or 8 bits before this");
+    pattern = { k, m, n, kAxis, a, bits, values: name("values"), scales: name("scales") };
+    if (!c.sees(/\)/y)) pattern = { ...pattern, minima: name("minima") };
   } else if (k === "attention") {
     pattern = {
       k,
@@ -146,7 +154,7 @@ function parsePattern(c: Cursor, reader: ExprReader): Pattern {
       key_: load("k"),
       value: load("v"),
     };
-  } else return c.fail("matmul or attention before this");
+  } else return c.fail("matmul, quantised or attention before this");
   c.need(")");
   return pattern;
 }

@@ -81,6 +81,8 @@ function scheduleText(item: ScheduleItem): string {
       return `schedule unroll ${nameText(item.axis)} ${item.by}`;
     case "packed":
       return `schedule packed ${nameText(item.buffer)} ${item.panel}`;
+    case "rounded":
+      return `schedule rounded ${nameText(item.buffer)}`;
     case "parallel":
       return `schedule parallel [${item.axes.map(nameText).join(", ")}]`;
     default:
@@ -89,7 +91,7 @@ function scheduleText(item: ScheduleItem): string {
 }
 
 function patternExprs(p: Pattern): readonly Expr[] {
-  return p.k === "matmul" ? [p.a, p.b] : [p.from, p.to, p.q, p.key_, p.value];
+  return p.k === "matmul" ? [p.a, p.b] : p.k === "quantised" ? [p.a] : [p.from, p.to, p.q, p.key_, p.value];
 }
 
 function patternText(p: Pattern, writer: ExprWriter, lines: string[]): string {
@@ -105,19 +107,30 @@ function patternText(p: Pattern, writer: ExprWriter, lines: string[]): string {
           expr("a", p.a),
           expr("b", p.b),
         ]
-      : [
-          name("query", p.query),
-          name("head", p.head),
-          name("key", p.key),
-          name("inner", p.inner),
-          name("feature", p.feature),
-          `innerExtent = {${p.innerExtent.text}}`,
-          `scale = ${numberText(p.scale)}`,
-          expr("from", p.from),
-          expr("to", p.to),
-          expr("q", p.q),
-          expr("k", p.key_),
-          expr("v", p.value),
-        ];
+      : p.k === "quantised"
+        ? [
+            name("m", p.m),
+            name("n", p.n),
+            name("k", p.kAxis),
+            expr("a", p.a),
+            `bits = ${p.bits}`,
+            name("values", p.values),
+            name("scales", p.scales),
+            ...(p.minima === undefined ? [] : [name("minima", p.minima)]),
+          ]
+        : [
+            name("query", p.query),
+            name("head", p.head),
+            name("key", p.key),
+            name("inner", p.inner),
+            name("feature", p.feature),
+            `innerExtent = {${p.innerExtent.text}}`,
+            `scale = ${numberText(p.scale)}`,
+            expr("from", p.from),
+            expr("to", p.to),
+            expr("q", p.q),
+            expr("k", p.key_),
+            expr("v", p.value),
+          ];
   return `pattern ${p.k}(${fields.join(", ")})`;
 }

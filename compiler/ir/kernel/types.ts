@@ -107,6 +107,20 @@ export type Pattern =
       readonly b: Extract<Expr, { k: "load" }>;
     }
   | {
+      /** As matmul by the rows of a packed weight: b is what op `unpack` makes of these buffers, at row n and column k. */
+      readonly k: "quantised";
+      readonly m: string;
+      readonly n: string;
+      readonly kAxis: string;
+      readonly a: Extract<Expr, { k: "load" }>;
+      readonly bits: 4 | 8;
+      /** i32[N, K·bits/32]. */
+      readonly values: string;
+      /** f16[N, K/32]. */
+      readonly scales: string;
+      readonly minima?: string;
+    }
+  | {
       /** softmax(scale·q·kᵀ)·v for query t and head h over keys s in [from, to); features e (of q, k) and d (of v, out). */
       readonly k: "attention";
       readonly query: string;
@@ -129,6 +143,8 @@ export type ScheduleItem =
   | { readonly k: "unroll"; readonly axis: string; readonly by: number }
   /** Operand `buffer` is stored as [ceil(N/panel)][K][panel]; its loads already index that layout. */
   | { readonly k: "packed"; readonly buffer: string; readonly panel: number }
+  /** A product of few rows may round operand `buffer` to integers of 16 bits with a scale for each block of 32 along the sum. */
+  | { readonly k: "rounded"; readonly buffer: string }
   /** Which parallel axes are divided over threads or workgroups, outermost first. */
   | { readonly k: "parallel"; readonly axes: readonly string[] };
 

@@ -4,6 +4,7 @@
 
 import { scalarTypeOf, type Expr, type Kernel, type Pattern } from "./types.ts";
 import { operandsOf, typeOfExpr } from "./build.ts";
+import { dim, dimMul } from "../dim.ts";
 import { Interner, Reads } from "./intern.ts";
 
 type Report = (message: string) => void;
@@ -11,7 +12,22 @@ type Report = (message: string) => void;
 export function checkPattern(kernel: Kernel, pattern: Pattern, at: Report): void {
   const checker = new Checker(kernel, at);
   if (pattern.k === "matmul") checker.matmul(pattern);
+  else if (pattern.k === "quantised") checker.quantised(pattern);
   else checker.attention(pattern);
+}
+
+/** The buffers that any of the expressions loads from. */
+function loadsIn(...all: readonly Expr[]): ReadonlySet<string> {
+  const loaded = new Set<string>();
+  const seen = new Set<Expr>();
+  const visit = (e: Expr): void => {
+    if (seen.has(e)) return;
+    seen.add(e);
+    if (e.k === "load") loaded.add(e.buffer);
+    for (const part of operandsOf(e)) visit(part);
+  };
+  for (const e of all) visit(e);
+  return loaded;
 }
 
 class Checker {
@@ -35,17 +51,52 @@ class Checker {
       this.#at(`its axes ${outer.join(", ")} are not the kernel's ${[...this.#parallel].join(", ")}`);
     this.#load("a", p.a, [...p.batch, p.m, p.kAxis]);
     this.#load("b", p.b, [...p.batch, p.n, p.kAxis]);
+    const b = this.#interner.intern(p.b);
+    if (this.#factor(p) !== b) this.#at("the first stage does not sum the product of a and b");
+  }
+
+  /** What the first stage multiplies `a` by; undefined where it does not sum such products over `kAxis`. */
+  #factor(p: { readonly a: Expr; readonly kAxis: string }): Expr | undefined {
     const first = this.#kernel.stages[0];
     const value = first?.k === "let" ? this.#interner.intern(first.value) : undefined;
     if (value?.k !== "fold" || value.op !== "sum" || value.type !== "f32") {
       this.#at("the first stage is no sum");
-      return;
+      return undefined;
     }
     if (value.axis !== p.kAxis) this.#at(`the sum is over ${value.axis}, not ${p.kAxis}`);
-    const [a, b] = [this.#interner.intern(p.a), this.#interner.intern(p.b)];
+    const a = this.#interner.intern(p.a);
     const { body } = value;
-    const agrees = body.k === "binary" && body.op === "mul" && ((body.a === a && body.b === b) || (body.a === b && body.b === a));
-    if (!agrees) this.#at("the first stage does not sum the product of a and b");
+    if (body.k !== "binary" || body.op !== "mul") return undefined;
+    return body.a === a ? body.b : body.b === a ? body.a : undefined;
+  }
+
+  quantised(p: Extract<Pattern, { k: "quantised" }>): void {
+    if (this.#parallel.size !== 2 || p.m === p.n || !this.#parallel.has(p.m) || !this.#parallel.has(p.n))
+      this.#at(`its axes ${p.m}, ${p.n} are not the kernel's ${[...this.#parallel].join(", ")}`);
+    this.#load("a", p.a, [p.m, p.kAxis]);
+    const b = this.#factor(p);
+    if (b === undefined) {
+      this.#at("the first stage does not sum the product of a and a weight");
+      return;
+    }
+    this.#within("the weight", b, [p.n, p.kAxis]);
+    const parts = [p.values, p.scales, ...(p.minima === undefined ? [] : [p.minima])];
+    const loaded = loadsIn(b);
+    if ([...loaded].sort().join() !== [...new Set(parts)].sort().join() || loaded.size !== parts.length)
+      this.#at(`the weight is made of ${[...loaded].join(", ")}, not of ${parts.join(", ")}`);
+    const shapes = parts.map((name, i) => {
+      const buffer = this.#kernel.buffers.find((x) => x.name === name);
+      if (buffer?.dtype !== (i === 0 ? "i32" : "f16")) this.#at(`${name} holds no ${i === 0 ? "words" : "scales"}`);
+      return buffer?.shape ?? [];
+    });
+    const [words, ...others] = shapes;
+    const blocks = others[0]?.[1];
+    const fits =
+      words?.length === 2 &&
+      blocks !== undefined &&
+      words[1]?.text === dimMul(blocks, dim(p.bits)).text &&
+      others.every((s) => s.length === 2 && s[0]?.text === words[0]?.text && s[1]?.text === blocks.text);
+    if (!fits) this.#at("the shapes of the weight's parts do not fit each other");
   }
 
   attention(p: Extract<Pattern, { k: "attention" }>): void {
@@ -65,15 +116,7 @@ class Checker {
       this.#within(what, e, [p.query, p.head]);
     }
     if (Number.isNaN(p.scale)) this.#at("the scale is NaN");
-    const loaded = new Set<string>();
-    const seen = new Set<Expr>();
-    const visit = (e: Expr): void => {
-      if (seen.has(e)) return;
-      seen.add(e);
-      if (e.k === "load") loaded.add(e.buffer);
-      for (const part of operandsOf(e)) visit(part);
-    };
-    for (const s of this.#kernel.stages) visit(s.value);
+    const loaded = loadsIn(...this.#kernel.stages.map((s) => s.value));
     for (const l of [p.q, p.key_, p.value]) if (!loaded.has(l.buffer)) this.#at(`no stage loads ${l.buffer}`);
   }
 
