@@ -79,9 +79,9 @@ describe("uhdc chat refuses", () => {
   });
 
   test("options that do not go together", async () => {
-    expect(await uhdc(["m.gguf", "--json"])).toMatchObject({
+    expect(await uhdc(["m.gguf", "--init", "random", "--prompt", "x"])).toMatchObject({
       code: 2,
-      err: expect.stringContaining("--json goes with --prompt") as string,
+      err: expect.stringContaining("--init takes seeded:N") as string,
     });
     expect(await uhdc(["m.gguf", "--threads", "0", "--prompt", "x"])).toMatchObject({ code: 2 });
     expect((await uhdc(["--help"])).out).toContain("Examples:");
@@ -93,7 +93,18 @@ describe("SmolLM2 answers", () => {
     if (!hasSmollm2(context, "uhdc chat's answer to a question")) return;
     const { code, out } = await uhdc([smollm2Path, "--prompt", "What is the capital of France?", "--max-tokens", "16", "--json"]);
     expect(code).toBe(0);
-    expect((JSON.parse(out) as { text: string }).text).toBe("The capital of France is Paris.");
+    const events = out
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as { event: string; text: string });
+    expect(events.at(-1)).toMatchObject({ event: "answer", text: "The capital of France is Paris.", tokens: 8, untrained: false });
+    expect(events.slice(0, -1).every(({ event }) => event === "piece")).toBe(true);
+    expect(
+      events
+        .slice(0, -1)
+        .map(({ text }) => text)
+        .join(""),
+    ).toBe("The capital of France is Paris.");
   });
 
   test("a conversation, a line a turn", { timeout: 120_000 }, async (context) => {

@@ -185,7 +185,7 @@ describe("uhdc run", () => {
     };
     const [file = "", ...settings] = smallGraph;
     const set = settings.filter((s) => s !== "--set");
-    const common = { image: photo, out, set, json: false, fuse: true, weightsPrefix: [], ignoreExtra: false } as const;
+    const common = { image: [photo], out, set, json: false, fuse: true, weightsPrefix: [], ignoreExtra: false } as const;
     const options: RunOptions = { ...common, init: "seeded:1", device: "auto" };
     await expect(run(file, options, terminal)).rejects.toMatchObject({ name: "AbortError" });
     expect(lines).toEqual([]);

@@ -1,12 +1,16 @@
-// What a checkpoint says of the language model it holds, as configuration of graphs/llama.uhd, with its tokenizer: from
-// a GGUF file's metadata or from the config.json of a Hugging Face folder. Loads no weights.
+// What a checkpoint says of the language model it holds, as configuration of graphs/llama.uhd and graphs/llava-uhd-chat.uhd,
+// with its tokenizer: from a GGUF file's metadata or from the config.json of a Hugging Face folder. Loads no weights.
 
 import { existsSync, readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { chatTemplates, templateOf, type ChatTemplate } from "../../runtime/text/chat.ts";
+import { TextError } from "../../runtime/errors.ts";
+import type { Picture } from "../../runtime/images/picture.ts";
+import { chooseTemplate as templateFor } from "../../runtime/model/load.ts";
+import { imageToken, type ChatTemplate, type Message } from "../../runtime/text/chat.ts";
 import { ggufTokenizerArrays } from "../../runtime/text/gguf.ts";
 import { loadTokenizer, tokenizerFromGguf, type Tokenizer } from "../../runtime/text/tokenizer.ts";
+import { openCheckpoint, type Checkpoint } from "../../runtime/weights/checkpoint.ts";
 import { isGgufArray, openGguf, readGgufArray } from "../../runtime/weights/gguf.ts";
 import { codeOf } from "./common.ts";
 import { CliError, usageError } from "./errors.ts";
@@ -19,13 +23,30 @@ export interface ModelDescription {
   readonly context: number;
 }
 
-/** graphs/llama.uhd of this package: two folders up from the sources, three from the build. */
-export function languageModelGraph(): string {
-  for (const up of ["../../graphs/llama.uhd", "../../../graphs/llama.uhd"]) {
-    const file = fileURLToPath(new URL(up, import.meta.url));
+/** A graph of this package: in one of the folders around this file, which differ between the sources and a build. */
+export function packagedGraph(name: string): string {
+  for (let at = path.dirname(fileURLToPath(import.meta.url)); ; at = path.dirname(at)) {
+    const file = path.join(at, "graphs", name);
     if (existsSync(file)) return file;
+    if (at === path.dirname(at)) throw new CliError(1, `graphs/${name} is missing from the installation`);
   }
-  throw new CliError(1, "graphs/llama.uhd is missing from the installation");
+}
+
+/** Whether a checkpoint has a projector, so that its language model sees. */
+export async function hasProjector(from: Checkpoint): Promise<boolean> {
+  const checkpoint = await openCheckpoint(from);
+  try {
+    return [...checkpoint.tensors.keys()].some((name) => name.endsWith("mm_projector.query"));
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+/** What a user says with pictures: they stand where the text has "<image>", or come first. */
+export function turnWith(text: string, pictures: readonly Picture[]): { readonly message: Message; readonly images: readonly Picture[] } {
+  const marked = text.includes(imageToken) || pictures.length === 0;
+  const content = marked ? text : `${`${imageToken}\n`.repeat(pictures.length)}${text}`;
+  return { message: { role: "user", content }, images: pictures };
 }
 
 export async function describeModel(model: string): Promise<ModelDescription> {
@@ -157,13 +178,9 @@ function describe(tokenizer: Tokenizer, s: Sizes): ModelDescription {
 
 /** The template named, or the model's own. */
 export async function chooseTemplate(tokenizer: Tokenizer, name: string | undefined): Promise<ChatTemplate> {
-  if (name !== undefined) {
-    const template = Object.hasOwn(chatTemplates, name) ? chatTemplates[name] : undefined;
-    if (template === undefined) throw usageError(`there is no chat template "${name}"; there are ${Object.keys(chatTemplates).join(", ")}`);
-    return template;
+  try {
+    return await templateFor(tokenizer, name);
+  } catch (cause) {
+    throw cause instanceof TextError ? usageError(`--template: ${cause.message}`) : cause;
   }
-  const own = await templateOf(tokenizer);
-  if (own === undefined)
-    throw usageError(`the model brings no chat template; choose one with --template: ${Object.keys(chatTemplates).join(", ")}`);
-  return own;
 }

@@ -6,10 +6,12 @@ import { Command, CommanderError, InvalidArgumentError, Option } from "commander
 import { readFileSync } from "node:fs";
 import { CliError } from "./errors.ts";
 import { processTerminal } from "./terminal.ts";
+import { declareTrain } from "./train-command.ts";
 import type { CommonOptions } from "./common.ts";
 import type { ChatOptions } from "./commands/chat.ts";
 import type { CompileOptions } from "./commands/compile.ts";
 import type { ConvertOptions } from "./commands/convert.ts";
+import type { DoctorOptions } from "./commands/doctor.ts";
 import type { ExplainOptions } from "./commands/explain.ts";
 import type { FormatOptions } from "./commands/fmt.ts";
 import type { InspectOptions } from "./commands/inspect.ts";
@@ -51,6 +53,10 @@ const graphOption = (): Option =>
   new Option("--graph <name>", "which graph of the file; needed when it has several and none has the file's name");
 const sizeOption = (): Option =>
   new Option("--size <name=value>", "value of an input dimension, as in --size H=1080; may be repeated")
+    .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
+    .default([], "none");
+const prefixOption = (): Option =>
+  new Option("--weights-prefix <prefix>", "what the checkpoint puts before the graph's names, or FROM=TO; may be repeated")
     .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
     .default([], "none");
 const fusionOptions = (command: Command): Command =>
@@ -138,16 +144,23 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
   fusionOptions(
     program
       .command("run")
-      .description("run a graph on an image and write its outputs")
+      .description("run a graph on an image and write its outputs, or ask it something")
       .argument("<file>", ".uhd file, or the folder of an artefact")
-      .requiredOption("--image <photo>", "JPEG, PNG or WebP")
+      .option("--image <photo...>", "JPEG, PNG or WebP; with --prompt there may be several, or none")
+      .option(
+        "--prompt <text>",
+        "ask a graph with a language model, and print its answer; photos stand where the text has <image>, or first",
+      )
+      .option("--system <text>", "with --prompt: what the assistant is told first")
+      .option(
+        "--tokenizer <path>",
+        "with --prompt: a GGUF file, or a folder with tokenizer.json or tokenizer.model; the first checkpoint otherwise",
+      )
+      .option("--template <name>", "with --prompt: chat template, vicuna_v1 or plain; the tokenizer's own otherwise")
+      .addOption(new Option("--max-tokens <n>", "with --prompt: most tokens of the answer").argParser(count))
       .option("-o, --out <folder>", "where to write the visual sequence and the contact sheet", "out")
       .option("--weights <path...>", "checkpoints: safetensors, GGUF, PyTorch archives, their indexes, or Hugging Face folders")
-      .addOption(
-        new Option("--weights-prefix <prefix>", "what the checkpoint puts before the graph's names, or FROM=TO; may be repeated")
-          .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
-          .default([], "none"),
-      )
+      .addOption(prefixOption())
       .option("--ignore-extra", "accept tensors of the checkpoint that the graph does not use", false)
       .option("--init <rule>", "make weights when there is no checkpoint: seeded:N")
       .addOption(new Option("--threads <n>", "threads to use").argParser(count))
@@ -158,7 +171,7 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
   )
     .addHelpText(
       "after",
-      "\nExamples:\n  uhdc run graphs/llava-uhd.uhd --image photo.jpg --init seeded:1\n  uhdc run graphs/llava-uhd.uhd --image photo.jpg --weights clip.safetensors projector.safetensors -o out/\n  uhdc run out/ --image photo.jpg --init seeded:1 --json",
+      '\nExamples:\n  uhdc run graphs/llava-uhd.uhd --image photo.jpg --init seeded:1\n  uhdc run graphs/llava-uhd.uhd --image photo.jpg --weights clip.safetensors projector.safetensors -o out/\n  uhdc run out/ --image photo.jpg --init seeded:1 --json\n  uhdc run graphs/llava-uhd-chat.uhd --image photo.jpg --prompt "What is this?" --weights llava-uhd-7b/ clip.safetensors --ignore-extra\n  uhdc run graphs/llama.uhd --set width=2048 --prompt Hello --tokenizer model.gguf --init seeded:1',
     )
     .action(async (file: string, options: RunOptions) => (await import("./commands/run.ts")).run(file, options, terminal));
 
@@ -210,22 +223,46 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
     );
 
   program
-    .command("chat")
-    .description("a language model of the LLaMA family answers, greedily; text only")
-    .argument("<model>", "GGUF file, or a Hugging Face folder (config.json, safetensors, tokenizer)")
-    .option("--prompt <text>", "ask this and end; without it, a line of standard input is a turn")
-    .option("--system <text>", "what the assistant is told first")
-    .option("--template <name>", "chat template: vicuna_v1 or plain; the model's own otherwise")
-    .addOption(new Option("--max-tokens <n>", "most tokens of an answer").argParser(count).default(512))
-    .option("--ignore-extra", "leave out tensors that the graph does not use", false)
-    .addOption(new Option("--context <n>", "tokens the cache holds; the model's own limit or 2048, whichever is less").argParser(count))
-    .addOption(new Option("--threads <n>", "threads to use").argParser(count))
+    .command("doctor")
+    .description("tell what this machine can run graphs on, what is missing, and the command that installs it")
     .addOption(jsonOption())
     .addHelpText(
       "after",
-      '\nExamples:\n  uhdc chat SmolLM2-135M-Instruct.gguf\n  uhdc chat vicuna-7b/ --template vicuna_v1 --prompt "What is a resampler?"\n  uhdc chat model.gguf --prompt "Hello" --json',
+      "\nExamples:\n  uhdc doctor\n  uhdc doctor --json | jq '.adapters[].description'\n\nExit codes: 0 something runs here; 3 nothing does.",
+    )
+    .action(async (options: DoctorOptions) => (await import("./commands/doctor.ts")).doctor(options, terminal));
+
+  program
+    .command("chat")
+    .description("a language model of the LLaMA family answers, greedily; with photos where it has a projector")
+    .argument("<model>", "GGUF file, or a Hugging Face folder (config.json, safetensors, tokenizer)")
+    .option("--prompt <text>", "ask this and end; without it, a line of standard input is a turn")
+    .option("--image <photo...>", "JPEG, PNG or WebP: shown with the first turn, where its text has <image>, or first")
+    .option("--system <text>", "what the assistant is told first")
+    .option("--template <name>", "chat template: vicuna_v1 or plain; the model's own otherwise")
+    .addOption(new Option("--max-tokens <n>", "most tokens of an answer").argParser(count).default(512))
+    .option("--vision <path...>", "checkpoints of the vision encoder and the projector, where the model does not hold them")
+    .addOption(prefixOption())
+    .option("--ignore-extra", "leave out tensors that the graph does not use", false)
+    .option("--init <rule>", "make the weights that no checkpoint gives: seeded:N; answers then mean nothing")
+    .addOption(setOption())
+    .addOption(new Option("--context <n>", "tokens the cache holds; the model's own limit or 2048, whichever is less").argParser(count))
+    .addOption(new Option("--threads <n>", "threads to use").argParser(count))
+    .addOption(new Option("--json", "print events, one a line: pieces as they come, then the answer with its figures").default(false))
+    .addHelpText(
+      "after",
+      `
+In a conversation, /image PATH shows a photo with what you say next, /reset begins anew, /help says so.
+
+Examples:
+  uhdc chat SmolLM2-135M-Instruct.gguf
+  uhdc chat vicuna-7b/ --template vicuna_v1 --prompt "What is a resampler?"
+  uhdc chat llava-uhd-7b/ --vision clip.safetensors --ignore-extra --image photo.jpg --prompt "What is this?"
+  uhdc chat model.gguf --prompt "Hello" --json | jq -j 'select(.event == "piece").text'`,
     )
     .action(async (model: string, options: ChatOptions) => (await import("./commands/chat.ts")).chat(model, options, terminal));
+
+  declareTrain(program, terminal);
 
   return program;
 }

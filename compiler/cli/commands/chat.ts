@@ -1,124 +1,170 @@
-// uhdc chat: a language model answers. One question with --prompt, or a conversation, one line a turn. The model's
-// graph is graphs/llama.uhd at the checkpoint's sizes. Ctrl-C stops the answer; at the prompt it ends the program.
+// uhdc chat: a language model answers, with photos where its checkpoint has a projector. One question with --prompt, or a
+// conversation, one line a turn. The graph is graphs/llama.uhd or graphs/llava-uhd-chat.uhd at the checkpoint's sizes.
+// Ctrl-C stops the answer; at the prompt it ends the program.
 
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline/promises";
-import { LanguageModel } from "../../../runtime/generate.ts";
-import { Session } from "../../../runtime/session.ts";
-import type { ChatTemplate, Message } from "../../../runtime/text/chat.ts";
-import type { Tokenizer } from "../../../runtime/text/tokenizer.ts";
+import { ImageError, messageOf, TextError } from "../../../runtime/errors.ts";
+import { pixelsOf, type Picture } from "../../../runtime/images/picture.ts";
+import { load, type Model } from "../../../runtime/model/load.ts";
+import type { Message } from "../../../runtime/text/chat.ts";
 import { loadProgram } from "../../check/index.ts";
-import { compileGraph } from "../../compile.ts";
+import { compileGraph, type Compiled } from "../../compile.ts";
+import { printAnswer, tellUntrained } from "../answering.ts";
+import { assignments } from "../common.ts";
 import { CliError, usageError } from "../errors.ts";
-import { chooseTemplate, describeModel, languageModelGraph } from "../language-model.ts";
-import { bytesText, millisecondsText, type Terminal } from "../terminal.ts";
+import { chooseTemplate, describeModel, hasProjector, packagedGraph, turnWith } from "../language-model.ts";
+import { prefixOf, seedOf } from "../weights.ts";
+import { bytesText, type Terminal } from "../terminal.ts";
 
 export interface ChatOptions {
   readonly prompt?: string;
+  readonly image?: readonly string[];
   readonly system?: string;
   readonly template?: string;
   readonly maxTokens: number;
   readonly context?: number;
+  /** Checkpoints of the vision encoder and the projector. */
+  readonly vision?: readonly string[];
+  readonly weightsPrefix: readonly string[];
+  /** `seeded:N` */
+  readonly init?: string;
+  readonly set: readonly string[];
   readonly threads?: number;
   readonly ignoreExtra: boolean;
   readonly json: boolean;
 }
 
-interface Answer {
-  readonly text: string;
-  readonly tokens: number;
-  /** Until the first token: reading the conversation. */
-  readonly firstMilliseconds: number;
-  readonly milliseconds: number;
-}
-
 export async function chat(model: string, options: ChatOptions, terminal: Terminal): Promise<void> {
-  if (options.json && options.prompt === undefined) throw usageError("--json goes with --prompt");
   if (options.threads === 0) throw usageError("--threads takes 1 or more");
+  const seed = seedOf(options.init);
   const { config, tokenizer, context: trained } = await describeModel(model);
   const template = await chooseTemplate(tokenizer, options.template);
   // The cache is as long as the context and made at the start, so it is short unless more is asked for.
   const context = options.context ?? Math.min(trained, 2048);
   if (context > trained) throw usageError(`--context ${context} is more than the model was trained for, ${trained}`);
-  const file = languageModelGraph();
-  const program = loadProgram(file, { readText: (name) => readFileSync(name, "utf8"), config: { ...config, context: String(context) } });
-  const graph = program.graphs.get("llama");
-  if (graph === undefined)
-    throw new CliError(1, `${file}: ${program.diagnostics.map((d) => d.message).join("; ") || "it has no graph llama"}`);
-  const compiled = compileGraph(graph);
-  const session = await Session.create(compiled, {
+  const sees = await withPictures(model, options);
+  const compiled = compiledGraph(sees, { ...config, context: String(context), ...assignments(options.set, "--set") });
+  await using language = await load({
+    graph: compiled,
+    model,
+    vision: options.vision,
+    prefix: prefixOf(options.weightsPrefix),
     // A tensor that the graph has no use for may be one that the model does not work without.
-    weights: { from: model, extra: options.ignoreExtra ? "ignore" : "refuse" },
+    extra: options.ignoreExtra ? "ignore" : "refuse",
+    init: seed === undefined ? undefined : { seed },
+    tokenizer,
+    template,
     threads: options.threads,
     onProgress: ({ done, total }) => terminal.progress(`weights ${bytesText(done)} of ${bytesText(total)}`),
   });
   terminal.done();
-  await using language = await languageModel(session, tokenizer, template);
-  const messages: Message[] = options.system === undefined ? [] : [{ role: "system", content: options.system }];
-  if (options.prompt !== undefined) {
-    const answer = await reply(language, [...messages, { role: "user", content: options.prompt }], options, terminal);
-    if (options.json) terminal.out(JSON.stringify(answer, null, 2));
-    return;
-  }
-  await converse(language, messages, options, terminal);
+  tellUntrained(language, terminal);
+  const conversation = new Conversation(language, options, terminal);
+  if (options.prompt !== undefined) await conversation.say(options.prompt, options.image ?? []);
+  else await converse(conversation, terminal);
 }
 
-async function languageModel(session: Session, tokenizer: Tokenizer, template: ChatTemplate): Promise<LanguageModel> {
-  try {
-    return LanguageModel.create(session, tokenizer, template);
-  } catch (error) {
-    await session.close();
-    throw error;
-  }
+/** Whether photos can be shown: they are, or their parameters are given. */
+async function withPictures(model: string, options: ChatOptions): Promise<boolean> {
+  if (options.vision !== undefined || (await hasProjector(model))) return true;
+  if (options.image === undefined) return false;
+  if (options.init === undefined)
+    throw new CliError(
+      1,
+      `${model} has no projector, so its language model does not see\n` +
+        "  help: give the vision encoder and the projector with --vision FILE…, or try random ones: --init seeded:1 (answers then mean nothing)",
+    );
+  return true;
 }
 
-async function converse(language: LanguageModel, messages: Message[], options: ChatOptions, terminal: Terminal): Promise<void> {
+function compiledGraph(sees: boolean, config: Readonly<Record<string, string>>): Compiled {
+  const [name, graphName] = sees ? ["llava-uhd-chat.uhd", "llava_uhd_chat"] : ["llama.uhd", "llama"];
+  const file = packagedGraph(name);
+  const program = loadProgram(file, { readText: (at) => readFileSync(at, "utf8"), config });
+  const graph = program.graphs.get(graphName);
+  if (graph === undefined)
+    throw new CliError(1, `${file}: ${program.diagnostics.map((d) => d.message).join("; ") || `it has no graph ${graphName}`}`);
+  return compileGraph(graph);
+}
+
+const helpText = `/image PATH  shows a photo with what you say next; several may follow each other
+/reset       begins a new conversation
+/help        this`;
+
+/** A line a turn. On a terminal a photo or a turn that is refused is told, and the conversation goes on. */
+async function converse(conversation: Conversation, terminal: Terminal): Promise<void> {
   const live = process.stdin.isTTY === true;
   const lines = createInterface({ input: process.stdin, output: live ? process.stderr : undefined, prompt: "> ", terminal: live });
   if (live) lines.prompt();
+  let shown: Picture[] = [...conversation.first];
   for await (const line of lines) {
-    if (line.trim() !== "") {
-      messages.push({ role: "user", content: line });
-      const { text } = await reply(language, messages, options, terminal);
-      messages.push({ role: "assistant", content: text });
+    try {
+      const command = /^\/(\w+)(?:\s+(.*\S))?\s*$/.exec(line);
+      switch (command?.[1]) {
+        case undefined:
+          if (line.trim() === "") break;
+          await conversation.say(line, shown);
+          shown = [];
+          break;
+        case "image":
+          if (command?.[2] === undefined) throw new TextError("/image takes a path");
+          // Read now, so that a bad one is told at once.
+          shown.push(await pixelsOf(command[2]));
+          terminal.err(`${shown.length} to be shown with what you say next`);
+          break;
+        case "reset":
+          conversation.reset();
+          shown = [];
+          break;
+        case "help":
+          terminal.err(helpText);
+          break;
+        default:
+          throw new TextError(`there is no /${command?.[1] ?? ""}\n${helpText}`);
+      }
+    } catch (error) {
+      if (!live || !(error instanceof TextError || error instanceof ImageError)) throw error;
+      terminal.err(messageOf(error));
     }
     if (live) lines.prompt();
   }
 }
 
-/** Prints the answer as it comes, unless it is wanted as data. */
-async function reply(language: LanguageModel, messages: readonly Message[], options: ChatOptions, terminal: Terminal): Promise<Answer> {
-  const abort = new AbortController();
-  const stop = (): void => abort.abort();
-  process.once("SIGINT", stop);
-  let text = "";
-  let tokens = 0;
-  let first = 0;
-  const begin = performance.now();
-  try {
-    const pieces = language.generate(messages, {
-      maximumTokens: options.maxTokens,
-      signal: abort.signal,
-      onToken: (count, milliseconds) => {
-        tokens = count;
-        if (count === 1) first = milliseconds;
-      },
-    });
-    for await (const piece of pieces) {
-      text += piece;
-      if (!options.json) process.stdout.write(piece);
-    }
-  } catch (error) {
-    if (!abort.signal.aborted) throw error;
-    if (options.json) throw error;
-  } finally {
-    process.off("SIGINT", stop);
+class Conversation {
+  readonly #model: Model;
+  readonly #options: ChatOptions;
+  readonly #terminal: Terminal;
+  #messages: Message[] = [];
+  #images: Picture[] = [];
+
+  constructor(model: Model, options: ChatOptions, terminal: Terminal) {
+    this.#model = model;
+    this.#options = options;
+    this.#terminal = terminal;
+    this.reset();
   }
-  const milliseconds = performance.now() - begin;
-  if (!options.json) {
-    process.stdout.write("\n");
-    const rest = tokens > 1 ? `, then ${millisecondsText((milliseconds - first) / (tokens - 1))} a token` : "";
-    terminal.err(`${tokens} tokens; the first after ${millisecondsText(first)}${rest}`);
+
+  /** Photos of the first turn. */
+  get first(): readonly Picture[] {
+    return this.#options.image ?? [];
   }
-  return { text, tokens, firstMilliseconds: first, milliseconds };
+
+  reset(): void {
+    const { system } = this.#options;
+    this.#messages = system === undefined ? [] : [{ role: "system", content: system }];
+    this.#images = [];
+  }
+
+  /** One turn and its answer. A turn that is refused, or has no answer, leaves the conversation as it was. */
+  async say(text: string, pictures: readonly Picture[]): Promise<void> {
+    const { message, images } = turnWith(text, pictures);
+    const messages = [...this.#messages, message];
+    const shown = [...this.#images, ...images];
+    const request = { messages, images: shown, maximumTokens: this.#options.maxTokens };
+    const answer = await printAnswer(this.#model, request, this.#options, this.#terminal);
+    if (answer.text === "") return;
+    this.#messages = [...messages, { role: "assistant", content: answer.text }];
+    this.#images = shown;
+  }
 }

@@ -1,12 +1,14 @@
 // uhdc run: a photo through a graph. Compiles the file (or loads the artefact), loads or makes weights, runs once, and
-// writes the outputs and a contact sheet of the pictures. Everything that can be refused is refused before weights
+// writes the outputs and a contact sheet of the pictures; with --prompt, a graph with a language model answers instead
+// (prompt.ts). Everything that can be refused is refused before weights
 // are loaded. Ctrl-C stops it at any time and leaves no file.
 
 import { statSync } from "node:fs";
 import { loadArtefact, type Artefact } from "../../../runtime/artefact.ts";
 import { WasmDevice } from "../../../runtime/devices/wasm/device.ts";
 import { contactSheet } from "../../../runtime/images/contact-sheet.ts";
-import { decodeImage, type Photo } from "../../../runtime/images/decode.ts";
+import { decodeImage } from "../../../runtime/images/decode.ts";
+import { withChannels } from "../../../runtime/images/picture.ts";
 import { Layout } from "../../../runtime/layout.ts";
 import { checkMemory } from "../../../runtime/memory.ts";
 import { machineMemory } from "../../../runtime/platform.ts";
@@ -21,9 +23,17 @@ import { CliError, usageError } from "../errors.ts";
 import { layoutOf, picturesText, type LayoutSummary } from "../layout.ts";
 import { writeFiles } from "../output.ts";
 import { bytesText, millisecondsText, type Terminal } from "../terminal.ts";
+import { prefixOf, seedOf } from "../weights.ts";
+import { answerPrompt } from "./prompt.ts";
 
 export interface RunOptions extends CompilingOptions {
-  readonly image: string;
+  readonly image?: readonly string[];
+  /** What is asked of a graph with a language model. */
+  readonly prompt?: string;
+  readonly system?: string;
+  readonly tokenizer?: string;
+  readonly template?: string;
+  readonly maxTokens?: number;
   readonly out: string;
   readonly weights?: readonly string[];
   /** `PREFIX` or `FROM=TO`, each. */
@@ -46,8 +56,13 @@ export async function run(file: string, options: RunOptions, terminal: Terminal)
     times[stage] = performance.now() - begin;
     return result;
   };
+  const path = options.prompt === undefined ? onlyImage(options) : undefined;
   const artefact = await loadOrCompile(file, options, times, terminal);
   const { plan } = artefact;
+  if (path === undefined) {
+    if (weights === undefined && seed === undefined && plan.params.length > 0) throw noWeights(plan);
+    return answerPrompt(artefact, { ...options, weights, seed }, terminal);
+  }
   const input = imageInput(plan);
   if (weights === undefined && seed === undefined && plan.params.length > 0) throw noWeights(plan);
 
@@ -59,7 +74,7 @@ export async function run(file: string, options: RunOptions, terminal: Terminal)
   // "auto" is the WebAssembly device, which every machine has.
   const device = await WasmDevice.create({ threads: options.threads });
   try {
-    const photo = await timed("decode", () => decodeImage(options.image));
+    const photo = await timed("decode", () => decodeImage(path));
     const image = withChannels(photo, input.channels);
     const inputs = { [input.name]: image };
     const available = Math.min(await machineMemory(), device.capacity);
@@ -80,14 +95,15 @@ export async function run(file: string, options: RunOptions, terminal: Terminal)
     const layout = layoutOf(result.host);
     const files = await timed("write", async () => {
       const outputs = new Map(Object.entries(result.outputs));
-      const contents = new Map([[outputsFile(outputs), encodeSafetensors(outputs, metadata(plan, options.image, session.untrained))]]);
-      if (layout !== undefined) contents.set("contact-sheet.png", [await contactSheet({ photo: asRgb(photo), ...sheetOf(layout) })]);
+      const contents = new Map([[outputsFile(outputs), encodeSafetensors(outputs, metadata(plan, path, session.untrained))]]);
+      if (layout !== undefined)
+        contents.set("contact-sheet.png", [await contactSheet({ photo: withChannels(photo, 3), ...sheetOf(layout) })]);
       return writeFiles(options.out, contents, signal);
     });
     const report = {
       ok: true,
       name: plan.name,
-      image: { path: options.image, width: photo.width, height: photo.height, format: photo.format },
+      image: { path, width: photo.width, height: photo.height, format: photo.format },
       tokens: layout?.tokens ?? null,
       pictures: layout?.pictures.length ?? null,
       layout: layout ?? null,
@@ -109,11 +125,14 @@ export async function run(file: string, options: RunOptions, terminal: Terminal)
   }
 }
 
-function seedOf(init: string | undefined): number | undefined {
-  if (init === undefined) return undefined;
-  const match = /^seeded:(\d{1,9})$/.exec(init);
-  if (match === null) throw usageError(`--init takes seeded:N with a whole number N, found "${init}"`);
-  return Number(match[1]);
+/** The one photo of a run without a prompt. */
+function onlyImage({ image = [], tokenizer, template, system, maxTokens }: RunOptions): string {
+  if ([tokenizer, template, system, maxTokens].some((option) => option !== undefined))
+    throw usageError("--tokenizer, --template, --system and --max-tokens go with --prompt");
+  const [only, ...others] = image;
+  if (only === undefined) throw usageError("give a photo with --image FILE, or ask something with --prompt TEXT");
+  if (others.length > 0) throw usageError(`a run takes one photo, and here are ${image.length}; with --prompt there may be several`);
+  return only;
 }
 
 function weightsOf(options: RunOptions): WeightsOptions | undefined {
@@ -122,12 +141,9 @@ function weightsOf(options: RunOptions): WeightsOptions | undefined {
       throw usageError("--weights-prefix and --ignore-extra describe a checkpoint: give --weights too");
     return undefined;
   }
-  const prefix = Object.fromEntries(
-    options.weightsPrefix.map((text) => [text.split("=")[0] ?? "", text.includes("=") ? text.slice(text.indexOf("=") + 1) : ""]),
-  );
   return {
     from: options.weights,
-    ...(options.weightsPrefix.length > 0 ? { prefix } : {}),
+    prefix: prefixOf(options.weightsPrefix),
     extra: options.ignoreExtra ? "ignore" : "refuse",
   };
 }
@@ -167,23 +183,14 @@ function imageInput(plan: Plan): { readonly name: string; readonly channels: num
     );
     throw new CliError(
       1,
-      `uhdc run gives a graph one image, u8[height, width, 3 or 4], and ${plan.name} has ${found.join(", ") || "no input"}; use the runtime for other inputs`,
+      `uhdc run gives a graph one image, u8[height, width, 3 or 4], and ${plan.name} has ${found.join(", ") || "no input"}; ${
+        plan.inputs.some(({ name }) => name === "ids" || name === "rows")
+          ? "ask a language model with --prompt"
+          : "use the runtime for other inputs"
+      }`,
     );
   }
   return { name: only.name, channels };
-}
-
-/** A decoded photo is RGB; graphs that take RGBA get it opaque. */
-function withChannels(photo: Photo, channels: number): Tensor<"u8"> {
-  if (channels === 3) return asRgb(photo);
-  const pixels = photo.width * photo.height;
-  const data = new Uint8Array(pixels * 4).fill(255);
-  for (let i = 0; i < pixels; i++) data.set(photo.data.subarray(3 * i, 3 * i + 3), 4 * i);
-  return { dtype: "u8", shape: [photo.height, photo.width, 4], data };
-}
-
-function asRgb({ dtype, shape, data }: Photo): Tensor<"u8"> {
-  return { dtype, shape, data };
 }
 
 /** `visual.safetensors` for a graph with that output; `outputs.safetensors` when there are several. */
