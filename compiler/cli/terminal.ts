@@ -3,6 +3,8 @@
 
 export interface Terminal {
   readonly color: boolean;
+  /** Whether lines of progress are shown. */
+  readonly live?: boolean;
   out(text: string): void;
   err(text: string): void;
   /** A line that replaces the one before on a terminal; elsewhere nothing. */
@@ -21,6 +23,7 @@ export function processTerminal(): Terminal {
   };
   return {
     color,
+    live,
     out(text) {
       clear();
       process.stdout.write(text.endsWith("\n") ? text : `${text}\n`);

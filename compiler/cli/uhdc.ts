@@ -6,6 +6,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from "commander
 import { readFileSync } from "node:fs";
 import { CliError } from "./errors.ts";
 import { processTerminal } from "./terminal.ts";
+import { declareTrain } from "./train-command.ts";
 import type { CommonOptions } from "./common.ts";
 import type { ChatOptions } from "./commands/chat.ts";
 import type { CompileOptions } from "./commands/compile.ts";
@@ -261,6 +262,7 @@ Examples:
     )
     .action(async (model: string, options: ChatOptions) => (await import("./commands/chat.ts")).chat(model, options, terminal));
 
+  declareTrain(program, terminal);
 
   return program;
 }

@@ -1,0 +1,197 @@
+// Pictures of text and questions about them, from a seed: textured scenes of many sizes and aspect ratios with numbers,
+// codes and words in several styles, colours, sizes and places. Three splits share no string. Draws with sharp.
+
+import sharp from "sharp";
+import { randomStream, type RandomStream } from "../../runtime/train/random.ts";
+import { drawText, styles, type Style } from "./glyphs.ts";
+
+export type Split = "train" | "validation" | "test";
+export type Kind = "number" | "code" | "word";
+
+export interface PlacedText {
+  readonly text: string;
+  readonly kind: Kind;
+  readonly colour: string;
+  readonly style: Style;
+  /** Of capitals, in pixels. */
+  readonly height: number;
+  readonly x: number;
+  readonly y: number;
+  readonly width: number;
+}
+
+export interface Question {
+  readonly question: string;
+  readonly answer: string;
+  /** What it asks for: "read", "colour", "count", "place". */
+  readonly about: string;
+  /** Of the text it is about, in pixels of the picture shrunk to a native one: below 5 it cannot be read there. */
+  readonly native: number | undefined;
+}
+
+export interface Scene {
+  readonly width: number;
+  readonly height: number;
+  readonly texts: readonly PlacedText[];
+  readonly questions: readonly Question[];
+  readonly svg: string;
+}
+
+export const colours: Readonly<Record<string, string>> = {
+  red: "#d81e1e",
+  green: "#149a2e",
+  blue: "#1f3fd0",
+  yellow: "#f2d21b",
+  white: "#fafafa",
+  black: "#101010",
+};
+/** Pixels a side of a native picture. */
+export const native = 112;
+/** Most pixels of a scene: six native pictures. */
+const largest = 6 * native * native;
+
+const pick = <T>(random: RandomStream, list: readonly T[]): T => {
+  const found = list[random.below(list.length)];
+  if (found === undefined) throw new RangeError("there is nothing to choose from");
+  return found;
+};
+const between = (random: RandomStream, low: number, high: number): number => low + (random.next() / 2 ** 32) * (high - low);
+
+const onsets = [..."BDFGHKLMNPRSTVZ"];
+const vowels = [..."AEIOU"];
+const codas = [..."LMNRST"];
+
+function string(random: RandomStream, kind: Kind): string {
+  const digit = (): string => String(random.below(10));
+  switch (kind) {
+    case "number":
+      return String(1 + random.below(9)) + digit() + (random.below(2) === 0 ? digit() : "");
+    case "code":
+      return pick(random, onsets) + digit() + pick(random, onsets) + (random.below(2) === 0 ? digit() : "");
+    case "word":
+      return pick(random, onsets) + pick(random, vowels) + pick(random, codas) + (random.below(2) === 0 ? pick(random, vowels) : "");
+    default:
+      return kind satisfies never;
+  }
+}
+
+/** The only split in which a string occurs: eight tenths are for training. */
+export function splitOf(text: string): Split {
+  const place = randomStream(1, `split/${text}`).below(10);
+  return place < 8 ? "train" : place === 8 ? "validation" : "test";
+}
+
+function stringOf(random: RandomStream, kind: Kind, split: Split): string {
+  for (;;) {
+    const text = string(random, kind);
+    if (splitOf(text) === split) return text;
+  }
+}
+
+/** Scene number `index` of a split: the same for the same seed, everywhere. */
+export function makeScene(split: Split, seed: number, index: number): Scene {
+  const random = randomStream(seed, `${split}/${index}`);
+  const aspect = Math.exp(between(random, -0.9, 0.9));
+  const area = random.below(4) === 0 ? between(random, 0.4, 1) * native * native : between(random, 1, 6) * native * native;
+  const width = Math.floor(Math.sqrt(Math.min(area, largest) * aspect));
+  const height = Math.floor(Math.sqrt(Math.min(area, largest) / aspect));
+  const ground = between(random, 0.25, 0.75);
+  const texts = place(random, split, width, height);
+  return {
+    width,
+    height,
+    texts,
+    questions: questionsOf(random, texts, width, height),
+    svg: [
+      `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}">`,
+      background(random, width, height, ground),
+      ...texts.map((t) => {
+        const drawn = drawText(t.text, t.style, t.height);
+        const halo = ["white", "yellow"].includes(t.colour) ? "#202020" : "#f4f4f4";
+        return `<g transform="translate(${t.x} ${t.y})">${drawn.svg(colours[t.colour] ?? "#000", halo)}</g>`;
+      }),
+      "</svg>",
+    ].join(""),
+  };
+}
+
+/** PNG. */
+export async function renderScene(scene: Scene): Promise<Uint8Array> {
+  return sharp(Buffer.from(scene.svg)).flatten({ background: "#808080" }).png({ compressionLevel: 3 }).toBuffer();
+}
+
+function place(random: RandomStream, split: Split, width: number, height: number): readonly PlacedText[] {
+  const wanted = 1 + random.below(3);
+  const placed: (PlacedText & { readonly bottom: number })[] = [];
+  for (let tries = 0; placed.length < wanted && tries < 30; tries++) {
+    const kind = pick<Kind>(random, ["number", "code", "word"]);
+    const text = stringOf(random, kind, split);
+    const style = pick(random, styles);
+    const size = Math.round(between(random, 9, 18));
+    const drawn = drawText(text, style, size);
+    const [roomX, roomY] = [width - drawn.width - 4, height - drawn.height - 4];
+    const colour = pick(random, Object.keys(colours));
+    const [x, y] = [2 + Math.floor(between(random, 0, Math.max(0, roomX))), 2 + Math.floor(between(random, 0, Math.max(0, roomY)))];
+    const fits = roomX >= 0 && roomY >= 0;
+    const free = placed.every((p) => x > p.x + p.width + 6 || p.x > x + drawn.width + 6 || y > p.bottom + 4 || p.y > y + drawn.height + 4);
+    // One text of a kind and one of a string: a question has one answer, but for words, which are counted.
+    const single = kind === "word" || placed.every((p) => p.kind !== kind);
+    if (fits && free && single && placed.every((p) => p.text !== text))
+      placed.push({ text, kind, colour, style, height: size, x, y, width: drawn.width, bottom: y + drawn.height });
+  }
+  return placed.map(({ bottom: _, ...text }) => text);
+}
+
+function background(random: RandomStream, width: number, height: number, ground: number): string {
+  const shade = (): string => {
+    const base = ground + between(random, -0.14, 0.14);
+    const channel = (): number => Math.round(255 * Math.min(1, Math.max(0, base + between(random, -0.07, 0.07))));
+    return `rgb(${channel()},${channel()},${channel()})`;
+  };
+  const at = (size: number): number => Math.round(between(random, -0.1, 1.1) * size);
+  const shapes = Array.from({ length: 12 + random.below(18) }, () => {
+    const [x, y] = [at(width), at(height)];
+    const size = Math.round(between(random, 0.05, 0.4) * Math.max(width, height));
+    switch (random.below(3)) {
+      case 0:
+        return `<circle cx="${x}" cy="${y}" r="${size / 2}" fill="${shade()}"/>`;
+      case 1:
+        return `<rect x="${x}" y="${y}" width="${size}" height="${Math.round(size * between(random, 0.2, 1.5))}" fill="${shade()}" transform="rotate(${random.below(90)} ${x} ${y})"/>`;
+      default:
+        return `<path d="M${x} ${y}L${at(width)} ${at(height)}" stroke="${shade()}" stroke-width="${1 + random.below(8)}"/>`;
+    }
+  });
+  return `<rect width="100%" height="100%" fill="${shade()}"/>${shapes.join("")}`;
+}
+
+/** "top left" … "middle" … "bottom right", by thirds. */
+export function placeName(x: number, y: number, width: number, height: number): string {
+  const third = (value: number, size: number): number => Math.min(2, Math.max(0, Math.floor((3 * value) / size)));
+  const [column, row] = [["left", "", "right"][third(x, width)] ?? "", ["top", "", "bottom"][third(y, height)] ?? ""];
+  return [row, column].filter((w) => w !== "").join(" ") || "middle";
+}
+
+function questionsOf(random: RandomStream, texts: readonly PlacedText[], width: number, height: number): readonly Question[] {
+  const shrink = native / Math.sqrt(width * height);
+  const about = texts.flatMap((t): Question[] => {
+    const only = texts.filter((o) => o.kind === t.kind).length === 1;
+    const small = Math.min(1, shrink) * t.height;
+    const where = placeName(t.x + t.width / 2, t.y + t.height / 2, width, height);
+    const alone = texts.filter((o) => placeName(o.x + o.width / 2, o.y + o.height / 2, width, height) === where).length === 1;
+    return [
+      ...(only
+        ? [
+            { question: `what is the ${t.kind}?`, answer: t.text, about: "read", native: small },
+            { question: `what colour is the ${t.kind}?`, answer: t.colour, about: "colour", native: small },
+            { question: `where is the ${t.kind}?`, answer: where, about: "place", native: small },
+          ]
+        : []),
+      ...(alone ? [{ question: `what is at the ${where}?`, answer: t.text, about: "place", native: small }] : []),
+    ];
+  });
+  const words = texts.filter((t) => t.kind === "word").length;
+  const all = [...about, { question: "how many words?", answer: String(words), about: "count", native: undefined }];
+  // A few of them, in an order of chance; what is to be read comes up most.
+  const shuffled = all.map((q) => ({ q, key: random.next() - (q.about === "read" ? 2 ** 31 : 0) })).sort((a, b) => a.key - b.key);
+  return shuffled.slice(0, 4).map(({ q }) => q);
+}
