@@ -27,6 +27,7 @@ import { PassError, runPasses } from "./passes/pipeline.ts";
 import type { Quantise, Unquantised } from "./passes/quantise.ts";
 import { cpuPanel, gpuPanel, type Capabilities } from "./schedule/capabilities.ts";
 import { lower, type Lowered } from "./schedule/lower.ts";
+import { withRoundedRows } from "./schedule/quantised.ts";
 
 interface CommonOptions {
   /** Default true. False: one kernel for each operation. */
@@ -35,6 +36,11 @@ interface CommonOptions {
   readonly fusionGas?: number | undefined;
   /** Weights that stay packed on the device. Default: none. */
   readonly quantise?: Quantise | undefined;
+  /**
+   * How products of few rows and packed weights are computed where the target has integers for it. Default: rows rounded to
+   * 16 bits (Note [Error of rounded rows] in schedule/quantised-integers.ts); "f32": not rounded, slower.
+   */
+  readonly activations?: "int16" | "f32" | undefined;
   /** Sees the text of the program after each pass, by the pass's name. */
   readonly dump?: ((pass: string, text: () => string) => void) | undefined;
 }
@@ -143,7 +149,8 @@ function compiled(source: Graph, options: CommonOptions, variants: readonly Capa
   const packed = new Set(grouping.groups.flatMap((g) => (g.packs === undefined ? [] : [g.packs])));
   const templates = new KernelTemplates(grouping.values, packed);
   const built = grouping.groups.map((g) => templates.build(g));
-  const { kernels, nameOf } = unique(built);
+  const { kernels: exact, nameOf } = unique(built);
+  const kernels = options.activations === "f32" ? exact : exact.map(withRoundedRows);
   for (const k of kernels) sound("fuse", k.name, verifyKernel(k));
   options.dump?.("fuse", () => kernels.map((k) => printKernel(k)).join("\n\n"));
 

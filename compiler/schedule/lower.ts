@@ -14,6 +14,7 @@ import { strideOf, substitute } from "../ir/kernel/intern.ts";
 import { lowerGpu } from "./gpu/lower.ts";
 import { lowerMatmul } from "./matmul.ts";
 import { mergeAxes } from "./merge.ts";
+import { lowerQuantised } from "./quantised.ts";
 
 export interface Lowered {
   readonly fn: ImpFunction;
@@ -31,9 +32,11 @@ export function lower(kernel: Kernel, capabilities: Capabilities): Lowered {
   const built =
     kernel.pattern?.k === "matmul"
       ? lowerMatmul(kernel, capabilities)
-      : kernel.pattern?.k === "attention"
-        ? lowerAttention(kernel, capabilities)
-        : undefined;
+      : kernel.pattern?.k === "quantised"
+        ? lowerQuantised(kernel, capabilities)
+        : kernel.pattern?.k === "attention"
+          ? lowerAttention(kernel, capabilities)
+          : undefined;
   return built === undefined ? { fn: lowerLoops(kernel, capabilities), built: false } : { fn: built, built: true };
 }
 
