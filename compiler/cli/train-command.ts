@@ -23,7 +23,10 @@ export function declareTrain(program: Command, terminal: Terminal): void {
     .option("--resume", "go on from the newest checkpoint in the folder; equal to the bit to a training that was not stopped", false)
     .addOption(new Option("--steps <n>", "steps in all; the file's own number or one epoch otherwise").argParser(count))
     .addOption(new Option("--epochs <n>", "the same in epochs").argParser(count))
-    .addOption(new Option("--batch <n>", "samples a step; what the file says otherwise").argParser(count))
+    .addOption(
+      new Option("--batch <n>", "samples a run; a step is as many runs as the file's `accumulate` says").argParser(count).default(1),
+    )
+    .addOption(new Option("--max-length <n>", "most tokens of a sample's text; what is beyond is cut off").argParser(count).default(2048))
     .addOption(new Option("--seed <n>", "decides the order of the records").argParser(count).default(0))
     .addOption(new Option("--on-bad <what>", "what becomes of records that cannot be used").choices(["skip", "stop"]).default("stop"))
     .addOption(new Option("--save <n>", "steps between checkpoints").argParser(count).default(500))

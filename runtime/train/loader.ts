@@ -10,12 +10,21 @@ import { epochOrder } from "./order.ts";
 import { picturePath, type BadRecord, type RecordFile } from "./records.ts";
 import { textSample, type SampleOptions, type TextSample } from "./sample.ts";
 
+/** Patches of the pictures that an image becomes. */
+export interface CutImage {
+  readonly width: number;
+  readonly height: number;
+  /** u8[patches, 3, p, p] */
+  readonly patches: Tensor<"u8">;
+}
+
 export interface Sample extends TextSample {
-  /** u8[height, width, 3]; no pixels when the record has no picture. */
-  readonly image: Tensor<"u8">;
+  /** Undefined when the record has no picture. */
+  readonly picture: CutImage | undefined;
 }
 
 export interface Batch {
+  /** At most `runs` times `perRun`, those of a run next to each other. */
   readonly samples: readonly Sample[];
   /** Records of the order that were taken before and in this batch, bad ones too: where to go on. */
   readonly position: number;
@@ -25,15 +34,17 @@ export interface Batch {
 
 export interface LoaderOptions extends SampleOptions {
   readonly images?: string | undefined;
+  /** Cuts u8[height, width, 3] into patches. Throws a UhdError for an image that it does not take. */
+  readonly cut: (image: Tensor<"u8">) => Promise<Tensor<"u8">>;
   readonly seed: number;
-  /** Samples of a batch. */
-  readonly batch: number;
+  /** Samples of one run of the graph. */
+  readonly perRun: number;
+  /** Runs of a batch, which is one step. */
+  readonly runs: number;
   readonly onBad: "skip" | "stop";
   /** Batches made ahead. Default 2. */
   readonly ahead?: number | undefined;
 }
-
-const noImage: Tensor<"u8"> = { dtype: "u8", shape: [0, 0, 3], data: new Uint8Array(0) };
 
 /** Steps that the records make in one epoch when none is left out. */
 export function stepsAnEpoch(records: RecordFile, batch: number): number {
@@ -43,6 +54,7 @@ export function stepsAnEpoch(records: RecordFile, batch: number): number {
 export class Loader {
   readonly #records: RecordFile;
   readonly #options: LoaderOptions;
+  readonly #size: number;
   #position: number;
   #order: { readonly epoch: number; readonly list: readonly number[] } | undefined;
   readonly #queue: Promise<Batch>[] = [];
@@ -51,6 +63,7 @@ export class Loader {
   constructor(records: RecordFile, options: LoaderOptions, position = 0) {
     this.#records = records;
     this.#options = options;
+    this.#size = options.perRun * options.runs;
     this.#position = position;
   }
 
@@ -82,11 +95,11 @@ export class Loader {
     const samples: Sample[] = [];
     const skipped: BadRecord[] = [];
     let failed = 0;
-    while (samples.length < this.#options.batch) {
+    while (samples.length < this.#size) {
       if (each === 0 || failed >= each) throw new TrainingDataError(`${this.#records.name} has no record that can be trained on`);
       if (samples.length > 0 && this.#position % each === 0) break;
       const left = each - (this.#position % each);
-      const take = Math.min(this.#options.batch - samples.length, left);
+      const take = Math.min(this.#size - samples.length, left);
       const places = Array.from({ length: take }, (_, i) => this.#place(this.#position + i));
       this.#position += take;
       for (const made of await Promise.all(places.map((place) => this.#sample(place)))) {
@@ -103,7 +116,10 @@ export class Loader {
     const { lengths } = this.#records;
     const epoch = Math.floor(position / lengths.length);
     if (this.#order?.epoch !== epoch)
-      this.#order = { epoch, list: epochOrder(lengths, epoch, { seed: this.#options.seed, batch: this.#options.batch, shards: 1 }) };
+      this.#order = {
+        epoch,
+        list: epochOrder(lengths, epoch, { seed: this.#options.seed, batch: this.#options.perRun, shards: this.#options.runs }),
+      };
     return this.#order.list[position % lengths.length] ?? 0;
   }
 
@@ -111,10 +127,10 @@ export class Loader {
     const record = await this.#records.read(place);
     try {
       const text = textSample(record.messages, this.#options);
-      if (record.image === undefined) return { ...text, image: noImage };
+      if (record.image === undefined) return { ...text, picture: undefined };
       const file = picturePath(record.image, this.#options.images ?? ".");
-      const { dtype, shape, data } = await decodeImage(file ?? record.image);
-      return { ...text, image: { dtype, shape, data } };
+      const { dtype, shape, data, width, height } = await decodeImage(file ?? record.image);
+      return { ...text, picture: { width, height, patches: await this.#options.cut({ dtype, shape, data }) } };
     } catch (cause) {
       // A defect of ours is no bad record.
       if (!(cause instanceof UhdError)) throw cause;

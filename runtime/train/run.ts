@@ -94,7 +94,9 @@ export async function runTraining(run: TrainingRun): Promise<TrainingOutcome> {
       await skips.add(bad);
       run.on?.skipped?.(bad);
     }
-    const inputs = batch.samples.map((sample) => run.feed.inputs(sample));
+    const { perRun } = run.loader;
+    const count = Math.ceil(batch.samples.length / perRun);
+    const inputs = Array.from({ length: count }, (_, i) => run.feed.inputs(batch.samples.slice(i * perRun, (i + 1) * perRun)));
     let result: StepResult;
     try {
       result = await run.trainer.step(inputs, { signal: run.signal });

@@ -1,7 +1,9 @@
 // uhdc train: compiles the training step of a file, and trains on conversations about images. Everything that can be
 // refused is refused before the first step. Ctrl-C saves what is done and ends; --resume goes on.
 
-import { TrainingError } from "../../../runtime/errors.ts";
+import { InputError, TrainingError } from "../../../runtime/errors.ts";
+import { Session } from "../../../runtime/session.ts";
+import type { Tensor } from "../../../runtime/tensor.ts";
 import { openTokenizer } from "../../../runtime/model/tokenizer.ts";
 import { chatTemplates, templateOf, type ChatTemplate } from "../../../runtime/text/chat.ts";
 import { checkVocabulary, type Tokenizer } from "../../../runtime/text/tokenizer.ts";
@@ -14,6 +16,7 @@ import { runTraining, type TrainingOutcome } from "../../../runtime/train/run.ts
 import { Trainer } from "../../../runtime/train/trainer.ts";
 import type { Inputs } from "../../../runtime/inputs.ts";
 import type { Program } from "../../check/index.ts";
+import { compileGraph } from "../../compile.ts";
 import { compileTraining, trainingGraph, type CompiledTraining } from "../../train/index.ts";
 import { loadChecked, type CommonOptions } from "../common.ts";
 import { CliError, usageError } from "../errors.ts";
@@ -26,8 +29,11 @@ export interface TrainOptions extends CommonOptions {
   readonly resume: boolean;
   readonly steps?: number;
   readonly epochs?: number;
-  readonly batch?: number;
+  /** Samples of one run of the graph. */
+  readonly batch: number;
   readonly seed: number;
+  /** Most tokens of a sample's text. */
+  readonly maxLength: number;
   readonly tokenizer: string;
   readonly template?: string;
   readonly onBad: "skip" | "stop";
@@ -51,7 +57,8 @@ export async function train(file: string, options: TrainOptions, terminal: Termi
   }))
     if (value === 0) throw usageError(`--${flag} takes 1 or more`);
   if (options.steps !== undefined && options.epochs !== undefined) throw usageError("give --steps or --epochs, not both");
-  const program = withBatch(loadChecked(file, options, terminal), file, options.batch);
+  const program = loadChecked(file, options, terminal);
+  if (program.train === undefined) throw new CliError(1, `${file} has no train section: it does not say what is trained, and how`);
   await using records = await RecordFile.open(options.data, { images: options.images });
   reportBad(records, options, terminal);
   const tokenizer = await openTokenizer(options.tokenizer);
@@ -61,8 +68,8 @@ export async function train(file: string, options: TrainOptions, terminal: Termi
   if (init === undefined && options.weights === undefined) throw noWeights(compiled);
   const feed = feedOf(plan, training);
   checkTable(compiled, tokenizer);
-  const batch = training.accumulate;
-  const epoch = stepsAnEpoch(records, batch);
+  const [perRun, runs] = [options.batch, training.accumulate];
+  const epoch = stepsAnEpoch(records, perRun * runs);
   const steps = options.steps ?? (options.epochs === undefined ? (training.steps ?? epoch) : options.epochs * epoch);
 
   const abort = new AbortController();
@@ -75,6 +82,7 @@ export async function train(file: string, options: TrainOptions, terminal: Termi
       : { from: options.weights, extra: options.ignoreExtra ? ("ignore" as const) : ("refuse" as const) };
   const from = { weights, init: init === undefined ? undefined : { seed: init }, threads: options.threads };
   try {
+    await using cutter = await Cutter.create(program, file);
     await using trainer = await Trainer.create(compiled, { ...from, steps, signal: abort.signal });
     const meter = new Meter(steps, terminal);
     const outcome = await runTraining({
@@ -84,10 +92,12 @@ export async function train(file: string, options: TrainOptions, terminal: Termi
       loader: {
         template,
         tokenizer,
-        maximum: feed.maximum,
+        maximum: options.maxLength,
+        cut: (image) => cutter.cut(image),
         images: options.images,
         seed: options.seed,
-        batch,
+        perRun,
+        runs,
         onBad: options.onBad,
       },
       out: options.out,
@@ -95,7 +105,7 @@ export async function train(file: string, options: TrainOptions, terminal: Termi
       every: options.save,
       keep: options.keep,
       resume: options.resume,
-      settings: settingsOf(compiled, records, options, { steps, batch, template: template.name }),
+      settings: settingsOf(compiled, records, options, { steps, runs, template: template.name }),
       signal: abort.signal,
       on: {
         resumed({ file: found, step, damaged }) {
@@ -127,13 +137,6 @@ export async function train(file: string, options: TrainOptions, terminal: Termi
     process.off("SIGINT", stop);
     process.off("SIGTERM", stop);
   }
-}
-
-/** The program with as many samples a step as the command line says. */
-function withBatch(program: Program, file: string, batch: number | undefined): Program {
-  const { train: settings } = program;
-  if (settings === undefined) throw new CliError(1, `${file} has no train section: it does not say what is trained, and how`);
-  return batch === undefined ? program : { ...program, train: { ...settings, accumulate: batch } };
 }
 
 function seedOf(init: string | undefined): number | undefined {
@@ -183,7 +186,7 @@ function settingsOf(
   { training, plan }: CompiledTraining,
   records: RecordFile,
   options: TrainOptions,
-  more: { readonly steps: number; readonly batch: number; readonly template: string },
+  more: { readonly steps: number; readonly runs: number; readonly template: string },
 ): Readonly<Record<string, string>> {
   const { parameters, graph, ...recipe } = training;
   return {
@@ -195,9 +198,39 @@ function settingsOf(
     seed: String(options.seed),
     "bad records": options.onBad,
     steps: String(more.steps),
-    batch: String(more.batch),
+    batch: `${options.batch} in each of ${more.runs} runs`,
     template: more.template,
   };
+}
+
+/** The file's graph `pictures`, which cuts images into patches, on a thread of its own device. */
+class Cutter implements AsyncDisposable {
+  readonly #session: Session;
+
+  private constructor(session: Session) {
+    this.#session = session;
+  }
+
+  static async create(program: Program, file: string): Promise<Cutter> {
+    const graph = program.graphs.get("pictures");
+    if (graph === undefined)
+      throw new CliError(1, `${file} has no graph pictures(image: u8[H, W, 3]) -> patches: u8[N, 3, 14, 14], which cuts the images`);
+    const compiled = compileGraph(graph);
+    const [input, ...others] = compiled.plan.inputs.map((i) => i.name);
+    if (input !== "image" || others.length > 0 || compiled.plan.params.length > 0 || compiled.plan.outputs[0]?.name !== "patches")
+      throw new CliError(1, `the graph pictures of ${file} must take an image alone, have no parameters and give patches`);
+    return new Cutter(await Session.create(compiled, { threads: 1 }));
+  }
+
+  async cut(image: Tensor<"u8">): Promise<Tensor<"u8">> {
+    const { patches } = (await this.#session.run({ image })).outputs;
+    if (patches?.dtype !== "u8") throw new InputError("the graph pictures gives no u8 patches");
+    return { dtype: "u8", shape: patches.shape, data: new Uint8Array(patches.data) };
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#session.close();
+  }
 }
 
 async function whereFrom(
