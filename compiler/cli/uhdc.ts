@@ -55,6 +55,14 @@ const sizeOption = (): Option =>
   new Option("--size <name=value>", "value of an input dimension, as in --size H=1080; may be repeated")
     .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
     .default([], "none");
+const deviceOption = (names: readonly string[]): Option =>
+  new Option(
+    "--device <name>",
+    "where to run: auto takes a GPU where there is one; webgpu also one that computes on the CPU" +
+      (names.includes("reference") ? "; reference is float64, slow" : ""),
+  )
+    .choices(names)
+    .default("auto");
 const prefixOption = (): Option =>
   new Option("--weights-prefix <prefix>", "what the checkpoint puts before the graph's names, or FROM=TO; may be repeated")
     .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
@@ -123,6 +131,7 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
       .description("compile a graph to an artefact: plan, kernels, manifest and a typed TypeScript module")
       .argument("<file>", ".uhd file")
       .option("-o, --out <folder>", "where to write the artefact")
+      .option("--model <path>", "take the sizes of the language model from this GGUF file or Hugging Face folder; --set still wins")
       .addOption(
         new Option("--emit <level>", "print one level instead of writing the artefact").choices(["graph", "kernel", "imp", "plan", "wasm"]),
       )
@@ -137,7 +146,7 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
   )
     .addHelpText(
       "after",
-      "\nExamples:\n  uhdc compile graphs/llava-uhd.uhd -o out/\n  uhdc compile graphs/clip-vit.uhd --emit kernel\n  uhdc compile graphs/resampler.uhd --emit wasm > kernels.wasm\n  uhdc compile graphs/llava-uhd.uhd --set width=5120 -o out-13b/",
+      "\nExamples:\n  uhdc compile graphs/llava-uhd.uhd -o out/\n  uhdc compile graphs/clip-vit.uhd --emit kernel\n  uhdc compile graphs/resampler.uhd --emit wasm > kernels.wasm\n  uhdc compile graphs/llava-uhd.uhd --set width=5120 -o out-13b/\n  uhdc compile graphs/llama.uhd --model model.gguf -o out-chat/",
     )
     .action(async (file: string, options: CompileOptions) => (await import("./commands/compile.ts")).compile(file, options, terminal));
 
@@ -164,7 +173,9 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
       .option("--ignore-extra", "accept tensors of the checkpoint that the graph does not use", false)
       .option("--init <rule>", "make weights when there is no checkpoint: seeded:N")
       .addOption(new Option("--threads <n>", "threads to use").argParser(count))
-      .addOption(new Option("--device <name>", "where to run").choices(["auto", "wasm"]).default("auto"))
+      .addOption(deviceOption(["auto", "webgpu", "wasm", "reference"]))
+      .option("--profile", "measure each kernel, by the device's own clock where it has one, in a second run", false)
+      .option("--trace <file>", "write what ran when, for chrome://tracing or ui.perfetto.dev")
       .addOption(graphOption())
       .addOption(setOption())
       .addOption(jsonOption()),
@@ -246,6 +257,7 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
     .option("--ignore-extra", "leave out tensors that the graph does not use", false)
     .option("--init <rule>", "make the weights that no checkpoint gives: seeded:N; answers then mean nothing")
     .addOption(setOption())
+    .addOption(deviceOption(["auto", "webgpu", "wasm"]))
     .addOption(new Option("--context <n>", "tokens the cache holds; the model's own limit or 2048, whichever is less").argParser(count))
     .addOption(new Option("--threads <n>", "threads to use").argParser(count))
     .addOption(new Option("--json", "print events, one a line: pieces as they come, then the answer with its figures").default(false))

@@ -15,17 +15,20 @@ import { bytesText, millisecondsText, type Terminal } from "../terminal.ts";
 type Level = "graph" | "kernel" | "imp" | "plan" | "wasm";
 
 export interface CompileOptions extends CompilingOptions {
+  /** A checkpoint whose sizes the config of a language model's graph takes. */
+  readonly model?: string;
   readonly out?: string;
   readonly emit?: Level;
   readonly dumpAfter: readonly string[];
 }
 
-export async function compile(file: string, options: CompileOptions, terminal: Terminal): Promise<void> {
-  const { out, emit, dumpAfter } = options;
+export async function compile(file: string, given: CompileOptions, terminal: Terminal): Promise<void> {
+  const { out, emit, dumpAfter } = given;
   if (out !== undefined && emit !== undefined)
     throw usageError("--emit prints instead of writing an artefact: give -o or --emit, not both");
   if (out === undefined && emit === undefined && dumpAfter.length === 0)
     throw usageError("say where the artefact goes with -o FOLDER, or what to print with --emit LEVEL or --dump-after PASS");
+  const options = { ...given, set: [...(await sizesOf(given.model)), ...given.set] };
   if (emit === "wasm" && !options.json && process.stdout.isTTY)
     throw usageError("--emit wasm writes bytes, and standard output is a terminal: redirect it to a file");
   const seen = new Set<string>();
@@ -36,6 +39,14 @@ export async function compile(file: string, options: CompileOptions, terminal: T
   unknownPasses(dumpAfter, seen);
   if (emit !== undefined) return print(compiled, emit, options.json, terminal);
   if (out !== undefined) await write(compiled, out, milliseconds, options.json, terminal);
+}
+
+/** Config values of a checkpoint's language model, with a cache of 2048 tokens where it was trained for more. */
+async function sizesOf(model: string | undefined): Promise<readonly string[]> {
+  if (model === undefined) return [];
+  const { describeModel } = await import("../language-model.ts");
+  const { config, context } = await describeModel(model);
+  return Object.entries({ ...config, context: Math.min(context, 2048) }).map(([name, value]) => `${name}=${value}`);
 }
 
 function unknownPasses(asked: readonly string[], seen: ReadonlySet<string>): void {
