@@ -132,7 +132,8 @@ function expected(c: Case, { weight, x, bias }: Made, rounded: boolean): { reado
       }
       const y = c.epilogue === "relu" ? (Number.isNaN(sum) ? NaN : Math.max(sum, 0)) : sum;
       value[m * c.n + n] = y;
-      allowed[m * c.n + n] = bound + 2e-6 * terms + 1e-30;
+      // What is not finite is not rounded.
+      allowed[m * c.n + n] = Number.isFinite(sum) ? bound + 2e-6 * terms + 1e-30 : 0;
     }
   }
   return { value, allowed };

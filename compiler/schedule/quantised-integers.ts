@@ -119,18 +119,12 @@ export class IntegerProduct {
         type: "f32x4",
       });
       const rounded = x.map((v) => sub(bitcast(fma(v, inverse, vector("f32x4", magic)), "i32x4"), vector("i32x4", magicBits)));
-      let sum: ImpExpr | undefined;
-      for (let i = 0; i < 4; i++) {
-        const [low, high] = [rounded[2 * i], rounded[2 * i + 1]];
-        if (low === undefined || high === undefined) continue;
-        const pair = block.keep("pair", halves("narrow16", low, high));
-        block.push(store(into, pair, 4 * i));
-        const part = halves("dot16", pair, vector("i32x4", 0x00010001));
-        sum = sum === undefined ? part : add(sum, part);
-      }
+      const eights = this.#ordered(block, rounded);
+      for (const [i, eight] of eights.entries()) block.push(store(into, eight, 4 * i));
+      const sum = eights.map((eight) => halves("dot16", eight, vector("i32x4", 0x00010001))).reduce(add);
       const one = block.keep("one", mul(lane(size, 0), { k: "const", type: "f32", value: Math.fround(1 / 32767) }));
       block.push(store(step, one));
-      if (this.#totalled && sum !== undefined) {
+      if (this.#totalled) {
         const whole: ImpExpr = { k: "convert", a: across("add", block.keep("sum", sum)), type: "f32" };
         block.push(store(total, mul(whole, pattern.minima === undefined ? { k: "const", type: "f32", value: -8 } : one)));
       }
@@ -141,6 +135,21 @@ export class IntegerProduct {
     });
     const zero: ImpExpr = { k: "const", type: "f32", value: 0 };
     for (let i = this.#blocks; i < this.#padded; i++) out.push(store(step, zero, i - this.#blocks), store(total, zero, i - this.#blocks));
+  }
+
+  /** A block's rounded numbers in 16 bits, eight at a time, in the order in which weights are taken out of their words. */
+  #ordered(out: Statements, rounded: readonly ImpExpr[]): readonly ImpExpr[] {
+    const eight = (a: ImpExpr, b: ImpExpr): ImpExpr => out.keep("eight", halves("narrow16", a, b));
+    const at4 = (i: number): ImpExpr => rounded[i] ?? int(0);
+    if (this.#o.pattern.bits === 8) return [0, 2, 4, 6].map((i) => eight(at4(i), at4(i + 1)));
+    const whole = rounded.map((x) => out.keep("rounded", x));
+    const every = (first: number, odd: 0 | 1): ImpExpr => {
+      const [a, b, c, d] = whole.slice(first, first + 4);
+      if (a === undefined || b === undefined || c === undefined || d === undefined) throw new Error("16 numbers are four vectors");
+      const lanes = [odd, 2 + odd, 4 + odd, 6 + odd] as const;
+      return eight(shuffle(a, b, lanes), shuffle(c, d, lanes));
+    };
+    return [every(0, 0), every(4, 0), every(0, 1), every(4, 1)];
   }
 
   /** The sums of rounded row `row` and columns `column` … `last`-1, to row `row` of scratch `sums`. */
@@ -201,7 +210,7 @@ export class IntegerProduct {
     out.loop("b", int(0), int(this.#blocks), 1, (_, block) => {
       const x = Array.from({ length: 4 }, (_unused, i) => block.keep("x", load(from, "i32x4", 4 * i)));
       for (const [i, ptr] of values.entries()) {
-        const parts = bits === 8 ? bytesOf(block, ptr) : nibblesOf(block, ptr);
+        const parts = bits === 8 ? bytesOf(ptr) : nibblesOf(block, ptr);
         const products = parts.map((w, j) => halves("dot16", w, x[j] ?? w));
         const sum: ImpExpr = { k: "convert", a: products.reduce(add), type: "f32x4" };
         const to = acc[i];
@@ -217,16 +226,17 @@ export class IntegerProduct {
 }
 
 /** A block's 32 numbers of 8 bits, eight at a time. */
-function bytesOf(out: Statements, ptr: ImpExpr): readonly ImpExpr[] {
-  const [a, b] = [out.keep("w", load(ptr, "i32x4")), out.keep("w", load(ptr, "i32x4", 4))];
-  return [halves("low_i8", a), halves("high_i8", a), halves("low_i8", b), halves("high_i8", b)];
+function bytesOf(ptr: ImpExpr): readonly ImpExpr[] {
+  // Loaded twice: loading and widening are one instruction where nothing else reads what was loaded.
+  const words = (offset: number): ImpExpr => load(ptr, "i32x4", offset);
+  return [halves("low_i8", words(0)), halves("high_i8", words(0)), halves("low_i8", words(4)), halves("high_i8", words(4))];
 }
 
-/** A block's 32 numbers of 4 bits, eight at a time: Note [Words of packed weights] in ops/quantised/unpack.ts. */
+/**
+ * A block's 32 numbers of 4 bits, eight at a time, each in 16 bits as it is: by Note [Words of packed weights] in
+ * ops/quantised/unpack.ts, the even ones of 0 … 15, those of 16 … 31, the odd ones of 0 … 15, those of 16 … 31.
+ */
 function nibblesOf(out: Statements, ptr: ImpExpr): readonly ImpExpr[] {
   const w = out.keep("w", load(ptr, "i32x4"));
-  const mask = vector("i32x4", 0x0f0f0f0f);
-  const low = out.keep("low", binary("bitand", w, mask));
-  const high = out.keep("high", binary("bitand", binary("shru", w, vector("i32x4", 4)), mask));
-  return [halves("low_u8", low), halves("high_u8", low), halves("low_u8", high), halves("high_u8", high)];
+  return [0, 4, 8, 12].map((by) => binary("bitand", by === 0 ? w : binary("shru", w, vector("i32x4", by)), vector("i32x4", 0x000f000f)));
 }

@@ -8,7 +8,7 @@ import type { HalvesOp, ImpExpr, ImpFunction, ImpStmt, ImpType } from "../../ir/
 import { Code, encodeModule, f32, i32, v128, type ValueType, type WasmFunction } from "./encoder.ts";
 import { renderBinary, renderUnary } from "./arithmetic.ts";
 import { libraryFunction, type LibraryName } from "./library.ts";
-import { renderLoad, renderStore } from "./memory.ts";
+import { renderLoad, renderStore, renderWidened } from "./memory.ts";
 import type { Keeper } from "./narrow.ts";
 import { op, saturating, simd } from "./opcodes.ts";
 import { dimRender } from "./sizes.ts";
@@ -382,6 +382,7 @@ export class Renderer implements Keeper {
         for (const lane of e.lanes) code.bytes.all([0, 1, 2, 3].map((b) => lane * 4 + b));
         return;
       case "halves":
+        if (renderWidened(e, this)) return;
         for (const x of e.args) this.expr(x);
         code.simd(halvesInstruction[e.op]);
         return;
