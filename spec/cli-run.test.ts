@@ -67,7 +67,7 @@ describe("uhdc run", () => {
   test("prints grid, pictures, tokens and times, says untrained, and writes the visual sequence and a contact sheet", async () => {
     const out = inFolder("printed");
     const { code, stdout, stderr } = await uhdc(["run", ...smallGraph, "--image", photo, "--init", "seeded:1", "-o", out]);
-    expect(stderr).toBe("");
+    expect(stderr).toMatch(/^device: (?:wasm, \d+ threads?|webgpu, .+): .+\n$/);
     expect(code).toBe(0);
     expect(stdout).toMatch(/photo +examples\/photos\/rocket\.jpg, 640×427/);
     expect(stdout).toMatch(/grid +2×1\n/);
@@ -162,7 +162,7 @@ describe("uhdc run", () => {
     ["an --init of another form", ["--init", "ones"], /--init takes seeded:N/],
     ["no threads", ["--init", "seeded:1", "--threads", "0"], /--threads takes 1 or more/],
     ["an unknown option", ["--init", "seeded:1", "--thread", "2"], /unknown option '--thread'/],
-    ["an unknown device", ["--init", "seeded:1", "--device", "abacus"], /Allowed choices are auto, wasm/],
+    ["an unknown device", ["--init", "seeded:1", "--device", "abacus"], /Allowed choices are auto, webgpu, wasm, reference/],
     ["a graph that is not there", ["--init", "seeded:1", "--graph", "llava"], /has no graph "llava"; it has llava_uhd/],
   ])("refuses %s as a mistake of the command line", async (_, args, message) => {
     const { code, stderr } = await uhdc(["run", ...smallGraph, "--image", photo, "-o", inFolder("usage"), ...args]);
@@ -186,7 +186,7 @@ describe("uhdc run", () => {
     const [file = "", ...settings] = smallGraph;
     const set = settings.filter((s) => s !== "--set");
     const common = { image: [photo], out, set, json: false, fuse: true, weightsPrefix: [], ignoreExtra: false } as const;
-    const options: RunOptions = { ...common, init: "seeded:1", device: "auto" };
+    const options: RunOptions = { ...common, init: "seeded:1", device: "wasm", profile: false };
     await expect(run(file, options, terminal)).rejects.toMatchObject({ name: "AbortError" });
     expect(lines).toEqual([]);
     expect(existsSync(out)).toBe(false);

@@ -1,7 +1,7 @@
 // From a .uhd file to compiled kernels, as compile, run and explain all do it: the options they share, and what
 // the time went to.
 
-import { compileGraph, type Compiled } from "../compile.ts";
+import { compileGraph, type Compiled, type CompileOptions, type WebGpuCompiled, type WebGpuOptions } from "../compile.ts";
 import type { Graph } from "../ir/graph/types.ts";
 import { chooseGraph, loadChecked, type CommonOptions } from "./common.ts";
 import type { Terminal } from "./terminal.ts";
@@ -32,4 +32,29 @@ export function compileFile(
   const checked = performance.now();
   const compiled = compileGraph(graph, { fuse: options.fuse, fusionGas: options.fusionGas, dump });
   return { graph, compiled, milliseconds: { check: checked - begin, compile: performance.now() - checked } };
+}
+
+/** What a device runs: compiled for its target. */
+export type TargetOptions = Pick<CompileOptions, "target"> | Pick<WebGpuOptions, "target" | "features">;
+
+/** The same for a device's target. */
+export function compileFileFor(
+  file: string,
+  options: CompilingOptions,
+  target: TargetOptions,
+  terminal: Terminal,
+): { readonly graph: Graph; readonly compiled: Compiled | WebGpuCompiled; readonly milliseconds: CompiledFile["milliseconds"] } {
+  const begin = performance.now();
+  const graph = chooseGraph(loadChecked(file, options, terminal), file, options.graph);
+  const checked = performance.now();
+  const compiled = compileFor(graph, target, { fuse: options.fuse, fusionGas: options.fusionGas });
+  return { graph, compiled, milliseconds: { check: checked - begin, compile: performance.now() - checked } };
+}
+
+export function compileFor(
+  graph: Graph,
+  target: TargetOptions,
+  options: Pick<CompileOptions, "fuse" | "fusionGas"> = {},
+): Compiled | WebGpuCompiled {
+  return target.target === "webgpu" ? compileGraph(graph, { ...options, ...target }) : compileGraph(graph, options);
 }

@@ -4,14 +4,16 @@
 
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline/promises";
+import type { Artefact } from "../../../runtime/artefact.ts";
 import { ImageError, messageOf, TextError } from "../../../runtime/errors.ts";
 import { pixelsOf, type Picture } from "../../../runtime/images/picture.ts";
 import { load, type Model } from "../../../runtime/model/load.ts";
 import type { Message } from "../../../runtime/text/chat.ts";
 import { loadProgram } from "../../check/index.ts";
-import { compileGraph, type Compiled } from "../../compile.ts";
 import { printAnswer, tellUntrained } from "../answering.ts";
 import { assignments } from "../common.ts";
+import { compileFor, type TargetOptions } from "../compiling.ts";
+import { openDevice, targetOf, tellDevice, type RealDevice } from "../device.ts";
 import { CliError, usageError } from "../errors.ts";
 import { chooseTemplate, describeModel, hasProjector, packagedGraph, turnWith } from "../language-model.ts";
 import { prefixOf, seedOf } from "../weights.ts";
@@ -31,6 +33,7 @@ export interface ChatOptions {
   readonly init?: string;
   readonly set: readonly string[];
   readonly threads?: number;
+  readonly device: RealDevice;
   readonly ignoreExtra: boolean;
   readonly json: boolean;
 }
@@ -44,7 +47,11 @@ export async function chat(model: string, options: ChatOptions, terminal: Termin
   const context = options.context ?? Math.min(trained, 2048);
   if (context > trained) throw usageError(`--context ${context} is more than the model was trained for, ${trained}`);
   const sees = await withPictures(model, options);
-  const compiled = compiledGraph(sees, { ...config, context: String(context), ...assignments(options.set, "--set") });
+  const chosen = await openDevice(options.device, options.threads);
+  await using device = chosen.device;
+  const target = targetOf(device);
+  const compiled = compiledGraph(sees, { ...config, context: String(context), ...assignments(options.set, "--set") }, target);
+  if (!options.json) tellDevice(options.device, chosen, terminal);
   await using language = await load({
     graph: compiled,
     model,
@@ -55,7 +62,7 @@ export async function chat(model: string, options: ChatOptions, terminal: Termin
     init: seed === undefined ? undefined : { seed },
     tokenizer,
     template,
-    threads: options.threads,
+    device,
     onProgress: ({ done, total }) => terminal.progress(`weights ${bytesText(done)} of ${bytesText(total)}`),
   });
   terminal.done();
@@ -78,14 +85,14 @@ async function withPictures(model: string, options: ChatOptions): Promise<boolea
   return true;
 }
 
-function compiledGraph(sees: boolean, config: Readonly<Record<string, string>>): Compiled {
+function compiledGraph(sees: boolean, config: Readonly<Record<string, string>>, target: TargetOptions): Artefact {
   const [name, graphName] = sees ? ["llava-uhd-chat.uhd", "llava_uhd_chat"] : ["llama.uhd", "llama"];
   const file = packagedGraph(name);
   const program = loadProgram(file, { readText: (at) => readFileSync(at, "utf8"), config });
   const graph = program.graphs.get(graphName);
   if (graph === undefined)
     throw new CliError(1, `${file}: ${program.diagnostics.map((d) => d.message).join("; ") || `it has no graph ${graphName}`}`);
-  return compileGraph(graph);
+  return compileFor(graph, target);
 }
 
 const helpText = `/image PATH  shows a photo with what you say next; several may follow each other

@@ -2,6 +2,7 @@
 // question, with the photos given.
 
 import type { Artefact } from "../../../runtime/artefact.ts";
+import type { Device } from "../../../runtime/device.ts";
 import { load } from "../../../runtime/model/load.ts";
 import type { Message } from "../../../runtime/text/chat.ts";
 import type { WeightsOptions } from "../../../runtime/weights/load.ts";
@@ -18,7 +19,7 @@ export interface PromptOptions {
   readonly tokenizer?: string;
   readonly template?: string;
   readonly maxTokens?: number;
-  readonly threads?: number;
+  readonly device: Device;
   readonly weights: WeightsOptions | undefined;
   readonly seed: number | undefined;
   readonly json: boolean;
@@ -38,7 +39,7 @@ export async function answerPrompt(artefact: Artefact, options: PromptOptions, t
     init: seed === undefined ? undefined : { seed },
     tokenizer,
     template: options.template,
-    threads: options.threads,
+    device: options.device,
     onProgress: ({ done, total }) => terminal.progress(`weights ${bytesText(done)} of ${bytesText(total)}`),
   });
   terminal.done();

@@ -4,25 +4,30 @@
 // are loaded. Ctrl-C stops it at any time and leaves no file.
 
 import { statSync } from "node:fs";
+import { basename, dirname } from "node:path";
 import { loadArtefact, type Artefact } from "../../../runtime/artefact.ts";
-import { WasmDevice } from "../../../runtime/devices/wasm/device.ts";
+import type { Device } from "../../../runtime/device.ts";
+import type { ChosenDevice } from "../../../runtime/devices/choose.ts";
 import { contactSheet } from "../../../runtime/images/contact-sheet.ts";
-import { decodeImage } from "../../../runtime/images/decode.ts";
+import { decodeImage, type Photo } from "../../../runtime/images/decode.ts";
 import { withChannels } from "../../../runtime/images/picture.ts";
 import { Layout } from "../../../runtime/layout.ts";
 import { checkMemory } from "../../../runtime/memory.ts";
 import { machineMemory } from "../../../runtime/platform.ts";
 import { weightsMemory } from "../../../runtime/prepare.ts";
-import { Session, type RunResult } from "../../../runtime/session.ts";
+import { Session, type Progress } from "../../../runtime/session.ts";
 import { typeText, type Tensor } from "../../../runtime/tensor.ts";
 import type { WeightsOptions } from "../../../runtime/weights/load.ts";
 import { encodeSafetensors } from "../../../runtime/weights/safetensors.ts";
 import type { Plan } from "../../ir/plan/types.ts";
 import type { CompilingOptions } from "../compiling.ts";
+import { openDevice, targetOf, targetsOf, tellDevice, type DeviceName } from "../device.ts";
 import { CliError, usageError } from "../errors.ts";
-import { layoutOf, picturesText, type LayoutSummary } from "../layout.ts";
+import { layoutOf, type LayoutSummary } from "../layout.ts";
 import { writeFiles } from "../output.ts";
-import { bytesText, millisecondsText, type Terminal } from "../terminal.ts";
+import { profileRows, traceJson, type HostSpan } from "../profile.ts";
+import { reportText, type RunReport } from "../run-report.ts";
+import { bytesText, type Terminal } from "../terminal.ts";
 import { prefixOf, seedOf } from "../weights.ts";
 import { answerPrompt } from "./prompt.ts";
 
@@ -42,44 +47,65 @@ export interface RunOptions extends CompilingOptions {
   /** `seeded:N` */
   readonly init?: string;
   readonly threads?: number;
-  readonly device: "auto" | "wasm";
+  readonly device: DeviceName;
+  /** Run twice, and measure each kernel of the second run. */
+  readonly profile: boolean;
+  /** The same as a file for Chrome's viewer. */
+  readonly trace?: string;
 }
 
 export async function run(file: string, options: RunOptions, terminal: Terminal): Promise<void> {
   const seed = seedOf(options.init);
   const weights = weightsOf(options);
   if (options.threads === 0) throw usageError("--threads takes 1 or more");
-  const times: Record<string, number> = {};
-  const timed = async <R>(stage: string, work: () => Promise<R>): Promise<R> => {
-    const begin = performance.now();
-    const result = await work();
-    times[stage] = performance.now() - begin;
-    return result;
-  };
   const path = options.prompt === undefined ? onlyImage(options) : undefined;
-  const artefact = await loadOrCompile(file, options, times, terminal);
-  const { plan } = artefact;
-  if (path === undefined) {
-    if (weights === undefined && seed === undefined && plan.params.length > 0) throw noWeights(plan);
-    return answerPrompt(artefact, { ...options, weights, seed }, terminal);
-  }
-  const input = imageInput(plan);
-  if (weights === undefined && seed === undefined && plan.params.length > 0) throw noWeights(plan);
-
-  const abort = new AbortController();
-  const stop = (): void => abort.abort();
-  process.once("SIGINT", stop);
-  process.once("SIGTERM", stop);
-  const { signal } = abort;
-  // "auto" is the WebAssembly device, which every machine has.
-  const device = await WasmDevice.create({ threads: options.threads });
+  if (options.device === "reference") return runOnReference(file, path, { ...options, device: "reference", weights, seed }, terminal);
+  const folder = statSync(file, { throwIfNoEntry: false })?.isDirectory() === true;
+  if (folder) refuseCompiling(file, options);
+  const clock = new Clock();
+  const loaded = folder ? await clock.timed("load", () => loadArtefact(file)) : undefined;
+  const chosen = await openDevice(options.device, options.threads, loaded === undefined ? undefined : targetsOf(loaded));
+  const { device } = chosen;
   try {
-    const photo = await timed("decode", () => decodeImage(path));
+    const artefact = loaded ?? (await compiledFor(file, options, device, clock, terminal));
+    const { plan } = artefact;
+    if (weights === undefined && seed === undefined && plan.params.length > 0) throw noWeights(plan);
+    if (path === undefined) {
+      if (options.profile || options.trace !== undefined) throw usageError("--profile and --trace are for runs without a prompt");
+      if (!options.json) tellDevice(options.device, chosen, terminal);
+      return await answerPrompt(artefact, { ...options, device, weights, seed }, terminal);
+    }
+    imageInput(plan);
+    if (!options.json) tellDevice(options.device, chosen, terminal);
+    await runOnPhoto(artefact, path, chosen, { ...options, weights, seed }, clock, terminal);
+  } finally {
+    terminal.done();
+    await device.close();
+  }
+}
+
+type RunSettings = Omit<RunOptions, "weights"> & { readonly weights: WeightsOptions | undefined; readonly seed: number | undefined };
+
+/** Loads weights, runs, writes. */
+async function runOnPhoto(
+  artefact: Artefact,
+  path: string,
+  { device, why }: ChosenDevice,
+  options: RunSettings,
+  clock: Clock,
+  terminal: Terminal,
+): Promise<void> {
+  const { plan } = artefact;
+  const { seed, weights } = options;
+  const input = imageInput(plan);
+  await untilStopped(async (signal) => {
+    const photo = await clock.timed("decode", () => decodeImage(path));
     const image = withChannels(photo, input.channels);
     const inputs = { [input.name]: image };
-    const available = Math.min(await machineMemory(), device.capacity);
-    checkMemory(plan, new Layout(plan, { [input.name]: image.shape }), weightsMemory(plan).kept, available);
-    await using session = await timed("weights", () =>
+    const available = device.hostMemory ? Math.min(await machineMemory(), device.capacity) : device.capacity;
+    const layout = new Layout(plan, { [input.name]: image.shape }, {}, undefined, device.alignment);
+    checkMemory(plan, layout, weightsMemory(plan).kept, available);
+    await using session = await clock.timed("weights", () =>
       Session.create(artefact, {
         device,
         weights,
@@ -88,41 +114,147 @@ export async function run(file: string, options: RunOptions, terminal: Terminal)
         onProgress: ({ done, total }) => terminal.progress(`weights ${bytesText(done)} of ${bytesText(total)}`),
       }),
     );
-    const result = await timed("run", () =>
-      session.run(inputs, { signal, onProgress: ({ done, total }) => terminal.progress(`step ${done} of ${total}`) }),
-    );
+    const onProgress = ({ done, total }: Progress): void => terminal.progress(`step ${done} of ${total}`);
+    const profile = options.profile || options.trace !== undefined;
+    // The first run of a kernel may include its compilation.
+    if (profile) await clock.timed("first run", () => session.run(inputs, { signal, onProgress, profile }));
+    const begin = performance.now();
+    const result = await clock.timed("run", () => session.run(inputs, { signal, onProgress, profile }));
     terminal.done();
-    const layout = layoutOf(result.host);
-    const files = await timed("write", async () => {
-      const outputs = new Map(Object.entries(result.outputs));
-      const contents = new Map([[outputsFile(outputs), encodeSafetensors(outputs, metadata(plan, path, session.untrained))]]);
-      if (layout !== undefined)
-        contents.set("contact-sheet.png", [await contactSheet({ photo: withChannels(photo, 3), ...sheetOf(layout) })]);
-      return writeFiles(options.out, contents, signal);
-    });
-    const report = {
-      ok: true,
-      name: plan.name,
-      image: { path, width: photo.width, height: photo.height, format: photo.format },
-      tokens: layout?.tokens ?? null,
-      pictures: layout?.pictures.length ?? null,
-      layout: layout ?? null,
-      outputs: Object.fromEntries(Object.entries(result.outputs).map(([name, t]) => [name, { dtype: t.dtype, shape: t.shape }])),
+    const slicing = layoutOf(result.host);
+    const trace = options.trace;
+    if (trace !== undefined) {
+      const text = traceJson(plan, result, device.description ?? device.kind, clock.spans, begin);
+      await writeFiles(dirname(trace), new Map([[basename(trace), [new TextEncoder().encode(text)]]]), signal);
+    }
+    const files = await clock.timed("write", () =>
+      writeResults(plan.name, path, photo, slicing, result.outputs, session.untrained, options, signal),
+    );
+    const report: RunReport = {
+      ...headOf(plan, path, photo, slicing),
+      outputs: typesOf(result.outputs),
       untrained: session.untrained.length > 0,
       parameters: { total: plan.params.length, untrained: session.untrained.length, ...(seed === undefined ? {} : { seed }) },
-      device: { kind: device.kind, threads: device.threads },
+      device: {
+        kind: device.kind,
+        threads: device.threads,
+        ...(device.description === undefined ? {} : { description: device.description }),
+        why,
+      },
       // performance.now() counts from the start of the process.
-      milliseconds: { ...times, stages: result.stages, total: performance.now() },
-      memory: { ...result.memory, peakRss: process.resourceUsage().maxRSS * 1024 },
+      milliseconds: { ...clock.times, stages: result.stages, total: performance.now() },
+      memory: { ...result.memory, peakRss: peakRss() },
+      ...(options.profile ? { profile: profileRows(plan, result) } : {}),
+      files: trace === undefined ? files : [...files, trace],
+    };
+    terminal.out(options.json ? JSON.stringify(report, null, 2) : reportText(report));
+  });
+}
+
+/** In float64, by the references of the op table. */
+async function runOnReference(file: string, path: string | undefined, options: RunSettings, terminal: Terminal): Promise<void> {
+  if (path === undefined) throw usageError("--device reference runs a graph on a photo: --prompt is for the others");
+  if (options.profile || options.trace !== undefined) throw usageError("--device reference has no kernels to measure");
+  if (statSync(file, { throwIfNoEntry: false })?.isDirectory() === true)
+    throw usageError(`${file} is compiled: --device reference takes the .uhd file`);
+  const clock = new Clock();
+  const [{ compileFileFor }, { runReference }] = await Promise.all([import("../compiling.ts"), import("../reference.ts")]);
+  const { graph, compiled, milliseconds } = compileFileFor(file, options, { target: "wasm" }, terminal);
+  Object.assign(clock.times, milliseconds);
+  const { plan } = compiled;
+  const { seed, weights } = options;
+  if (weights === undefined && seed === undefined && plan.params.length > 0) throw noWeights(plan);
+  const input = imageInput(plan);
+  await untilStopped(async (signal) => {
+    const photo = await clock.timed("decode", () => decodeImage(path));
+    const inputs = { [input.name]: withChannels(photo, input.channels) };
+    const result = await clock.timed("run", () => runReference(graph, plan, inputs, weights, seed));
+    const slicing = layoutOf(result.host);
+    const files = await clock.timed("write", () =>
+      writeResults(plan.name, path, photo, slicing, result.outputs, result.untrained, options, signal),
+    );
+    const report: RunReport = {
+      ...headOf(plan, path, photo, slicing),
+      outputs: typesOf(result.outputs),
+      untrained: result.untrained.length > 0,
+      parameters: { total: plan.params.length, untrained: result.untrained.length, ...(seed === undefined ? {} : { seed }) },
+      device: { kind: "reference", threads: 1, why: "reference, float64: as asked" },
+      milliseconds: { ...clock.times, stages: [], total: performance.now() },
+      memory: { weights: 0, arena: 0, peakRss: peakRss() },
       files,
     };
-    terminal.out(options.json ? JSON.stringify(report, null, 2) : reportText(report, layout, result, times));
+    terminal.out(options.json ? JSON.stringify(report, null, 2) : reportText(report));
+  });
+}
+
+function headOf(
+  plan: Plan,
+  path: string,
+  { width, height, format }: Photo,
+  layout: LayoutSummary | undefined,
+): Pick<RunReport, "ok" | "name" | "image" | "tokens" | "pictures" | "layout"> {
+  return {
+    ok: true,
+    name: plan.name,
+    image: { path, width, height, format },
+    tokens: layout?.tokens ?? null,
+    pictures: layout?.pictures.length ?? null,
+    layout: layout ?? null,
+  };
+}
+
+function peakRss(): number {
+  return process.resourceUsage().maxRSS * 1024;
+}
+
+function typesOf(
+  outputs: Readonly<Record<string, Tensor>>,
+): Readonly<Record<string, { readonly dtype: string; readonly shape: readonly number[] }>> {
+  return Object.fromEntries(Object.entries(outputs).map(([name, t]) => [name, { dtype: t.dtype, shape: t.shape }]));
+}
+
+/** Runs `work` with a signal that Ctrl-C and SIGTERM abort. */
+async function untilStopped(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  const abort = new AbortController();
+  const stop = (): void => abort.abort();
+  process.once("SIGINT", stop);
+  process.once("SIGTERM", stop);
+  try {
+    await work(abort.signal);
   } finally {
-    terminal.done();
-    await device.close();
     process.off("SIGINT", stop);
     process.off("SIGTERM", stop);
   }
+}
+
+/** What the time went to, by what was done. */
+class Clock {
+  readonly times: Record<string, number> = {};
+  readonly spans: HostSpan[] = [];
+  async timed<R>(name: string, work: () => Promise<R>): Promise<R> {
+    const begin = performance.now();
+    const result = await work();
+    const milliseconds = performance.now() - begin;
+    this.times[name] = milliseconds;
+    this.spans.push({ name, begin, milliseconds });
+    return result;
+  }
+}
+
+async function writeResults(
+  graph: string,
+  path: string,
+  photo: Photo,
+  layout: LayoutSummary | undefined,
+  results: Readonly<Record<string, Tensor>>,
+  untrained: readonly string[],
+  options: RunSettings,
+  signal: AbortSignal,
+): Promise<readonly string[]> {
+  const outputs = new Map(Object.entries(results));
+  const contents = new Map([[outputsFile(outputs), encodeSafetensors(outputs, metadata(graph, path, untrained))]]);
+  if (layout !== undefined) contents.set("contact-sheet.png", [await contactSheet({ photo: withChannels(photo, 3), ...sheetOf(layout) })]);
+  return writeFiles(options.out, contents, signal);
 }
 
 /** The one photo of a run without a prompt. */
@@ -156,19 +288,17 @@ function noWeights(plan: Plan): CliError {
   );
 }
 
-async function loadOrCompile(file: string, options: RunOptions, times: Record<string, number>, terminal: Terminal): Promise<Artefact> {
-  const begin = performance.now();
-  if (statSync(file, { throwIfNoEntry: false })?.isDirectory() === true) {
-    if (options.graph !== undefined || options.set.length > 0 || !options.fuse || options.fusionGas !== undefined)
-      throw usageError(`${file} is compiled already: --graph, --set, --no-fuse and --fusion-gas are for .uhd files`);
-    const artefact = await loadArtefact(file);
-    times["load"] = performance.now() - begin;
-    return artefact;
-  }
+function refuseCompiling(folder: string, options: RunOptions): void {
+  if (options.graph !== undefined || options.set.length > 0 || !options.fuse || options.fusionGas !== undefined)
+    throw usageError(`${folder} is compiled already: --graph, --set, --no-fuse and --fusion-gas are for .uhd files`);
+}
+
+/** With what the device's adapter has. */
+async function compiledFor(file: string, options: RunOptions, device: Device, clock: Clock, terminal: Terminal): Promise<Artefact> {
   // The compiler is loaded for files only: an artefact runs without it.
-  const { compileFile } = await import("../compiling.ts");
-  const { compiled, milliseconds } = compileFile(file, options, terminal);
-  Object.assign(times, milliseconds);
+  const { compileFileFor } = await import("../compiling.ts");
+  const { compiled, milliseconds } = compileFileFor(file, options, targetOf(device), terminal);
+  Object.assign(clock.times, milliseconds);
   return compiled;
 }
 
@@ -199,8 +329,8 @@ function outputsFile(outputs: ReadonlyMap<string, Tensor>): string {
   return only !== undefined && others.length === 0 ? `${only}.safetensors` : "outputs.safetensors";
 }
 
-function metadata(plan: Plan, image: string, untrained: readonly string[]): Readonly<Record<string, string>> {
-  return { graph: plan.name, image, ...(untrained.length > 0 ? { untrained: "true" } : {}) };
+function metadata(graph: string, image: string, untrained: readonly string[]): Readonly<Record<string, string>> {
+  return { graph, image, ...(untrained.length > 0 ? { untrained: "true" } : {}) };
 }
 
 function sheetOf({ grid, pictures }: LayoutSummary): Omit<Parameters<typeof contactSheet>[0], "photo"> {
@@ -211,44 +341,4 @@ function sheetOf({ grid, pictures }: LayoutSummary): Omit<Parameters<typeof cont
     slices: pictures.filter((p) => p.kind === "slice").map(picture),
     overview: overview === undefined ? undefined : picture(overview),
   };
-}
-
-interface Report {
-  readonly image: { readonly path: string; readonly width: number; readonly height: number };
-  readonly parameters: { readonly total: number; readonly untrained: number; readonly seed?: number };
-  readonly device: { readonly kind: string; readonly threads: number };
-  readonly milliseconds: { readonly total: number };
-  readonly memory: { readonly weights: number; readonly arena: number; readonly peakRss: number };
-  readonly files: readonly string[];
-}
-
-function reportText(report: Report, layout: LayoutSummary | undefined, result: RunResult, times: Readonly<Record<string, number>>): string {
-  const { image, parameters, device, memory } = report;
-  const lines: [string, string][] = [["photo", `${image.path}, ${image.width}×${image.height}`]];
-  if (layout !== undefined) {
-    lines.push(["grid", `${layout.grid[0]}×${layout.grid[1]}${layout.pictures.length === 1 ? ", not sliced" : ""}`]);
-    lines.push(["pictures", `${layout.pictures.length}: ${picturesText(layout.pictures)}`]);
-    lines.push(["tokens", `${layout.tokens}, separators not counted`]);
-  }
-  for (const [name, tensor] of Object.entries(result.outputs)) lines.push([name, typeText(tensor.dtype, tensor.shape)]);
-  if (parameters.untrained > 0) {
-    const share = parameters.untrained === parameters.total ? "all" : `${parameters.untrained} of`;
-    lines.push([
-      "weights",
-      `untrained: ${share} ${parameters.total} parameters are random, from seed ${parameters.seed ?? 0}; the numbers mean nothing`,
-    ]);
-  }
-  const text = (entries: readonly (readonly [string, number])[]): string =>
-    entries.map(([name, ms]) => `${name} ${millisecondsText(ms)}`).join(", ");
-  lines.push(["times", `${text(Object.entries(times))}; ${millisecondsText(report.milliseconds.total)} since the process started`]);
-  lines.push([
-    "run",
-    `${text(result.stages.map((s) => [s.stage, s.milliseconds]))}, on ${device.kind} with ${device.threads} thread${device.threads === 1 ? "" : "s"}`,
-  ]);
-  lines.push([
-    "memory",
-    `weights ${bytesText(memory.weights)}, arena ${bytesText(memory.arena)}, most resident ${bytesText(memory.peakRss)}`,
-  ]);
-  lines.push(["wrote", report.files.join(", ")]);
-  return lines.map(([name, value]) => `${name.padEnd(9)} ${value}`).join("\n");
 }

@@ -1,0 +1,86 @@
+// `--device reference`: a graph in float64 with the references of the op table, the meaning that every device is compared
+// with. Slow on purpose: for small sizes. Compiles nothing, so what it says does not depend on fusion or kernels.
+
+import { tensorFromBytes, type Tensor } from "../../runtime/tensor.ts";
+import { openParams, type WeightsOptions } from "../../runtime/weights/load.ts";
+import { decodeElements, encodeElements } from "../../ops/reference/elements.ts";
+import { referenceOf } from "../../ops/index.ts";
+import { bytesOf } from "../ir/dtype.ts";
+import { dimConstant, dimEval } from "../ir/dim.ts";
+import { evalGraph, type ConcreteTensor } from "../ir/graph/eval.ts";
+import type { Graph, ParamNode, TableNode, TensorType } from "../ir/graph/types.ts";
+import { bindPlan } from "../ir/plan/bind.ts";
+import type { HostValue } from "../ir/plan/host.ts";
+import { tableData, type HostRun } from "../ir/plan/host-eval.ts";
+import type { Plan, PlanParam } from "../ir/plan/types.ts";
+
+export interface ReferenceResult {
+  readonly outputs: Readonly<Record<string, Tensor>>;
+  /** What the shape code computed, by name. */
+  readonly host: Readonly<Record<string, HostValue>>;
+  readonly untrained: readonly string[];
+}
+
+/**
+ * Evaluates `graph` on inputs, with the shape code of its plan. Every value that is kept is float64; results are rounded
+ * to their dtype at the end. Throws WeightsError as a session does, and BindError for sizes that do not fit.
+ */
+export async function runReference(
+  graph: Graph,
+  plan: Plan,
+  inputs: Readonly<Record<string, Tensor>>,
+  weights: WeightsOptions | undefined,
+  seed: number | undefined,
+): Promise<ReferenceResult> {
+  const { run } = bindPlan(plan, Object.fromEntries(Object.entries(inputs).map(([name, t]) => [name, t.shape])));
+  const { params, untrained } = await paramsOf(graph, weights, seed);
+  const { outputs } = evalGraph(graph, referenceOf, {
+    inputs: Object.fromEntries(Object.entries(inputs).map(([name, t]) => [name, concrete(t)])),
+    params,
+    states: Object.fromEntries(graph.nodes.flatMap((n) => (n.kind === "state" ? [[n.name, zeros(n.type, run)]] : []))),
+    table: (node) => tableOf(node, run),
+    symbols: run.symbols,
+  });
+  return { outputs: Object.fromEntries(Object.entries(outputs).map(([name, t]) => [name, rounded(t)])), host: run.values, untrained };
+}
+
+async function paramsOf(
+  graph: Graph,
+  weights: WeightsOptions | undefined,
+  seed: number | undefined,
+): Promise<{ readonly params: Readonly<Record<string, ConcreteTensor>>; readonly untrained: readonly string[] }> {
+  const wanted = graph.nodes.filter((n): n is ParamNode => n.kind === "param").map(planParam);
+  await using source = await openParams(wanted, weights, seed);
+  const params: Record<string, ConcreteTensor> = {};
+  for (const param of wanted) {
+    const bytes = new Uint8Array(param.shape.reduce((a, b) => a * b, 1) * bytesOf(param.dtype));
+    await source.read(param, 0, bytes);
+    params[param.name] = concrete(tensorFromBytes(param.dtype, param.shape, bytes));
+  }
+  return { params, untrained: source.untrained };
+}
+
+function planParam({ name, type, init }: ParamNode): PlanParam {
+  const shape = type.shape.map((d) => dimConstant(d) ?? NaN);
+  // There is no buffer: nobody asks for it.
+  return { name, dtype: type.dtype, shape, buffer: -1, ...(init === undefined ? {} : { init }) };
+}
+
+function concrete({ dtype, shape, data }: Tensor): ConcreteTensor {
+  return { dtype, shape, data: decodeElements(dtype, data) };
+}
+
+function rounded({ dtype, shape, data }: ConcreteTensor): Tensor {
+  return { dtype, shape, data: encodeElements(dtype, data) } as Tensor;
+}
+
+function zeros({ dtype, shape }: TensorType, run: HostRun): ConcreteTensor {
+  const sizes = shape.map((d) => dimEval(d, run.symbols));
+  return { dtype, shape: sizes, data: new Float64Array(sizes.reduce((a, b) => a * b, 1)) };
+}
+
+function tableOf({ name, type, value }: TableNode, run: HostRun): ConcreteTensor {
+  const { dtype } = type;
+  const data = tableData({ name, dtype, shape: type.shape.map((d) => d.text), value }, run);
+  return { dtype, shape: type.shape.map((d) => dimEval(d, run.symbols)), data: Float64Array.from(data) };
+}

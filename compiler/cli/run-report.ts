@@ -1,0 +1,66 @@
+// What uhdc run tells at the end, as data and as text.
+
+import type { StageTime } from "../../runtime/session.ts";
+import { typeText } from "../../runtime/tensor.ts";
+import { picturesText, type LayoutSummary } from "./layout.ts";
+import { profileText, type ProfileRow } from "./profile.ts";
+import { bytesText, millisecondsText } from "./terminal.ts";
+
+export interface RunReport {
+  readonly ok: true;
+  readonly name: string;
+  readonly image: { readonly path: string; readonly width: number; readonly height: number; readonly format: string };
+  /** Null, as the next two, when the graph has no slicing layout. */
+  readonly tokens: number | null;
+  readonly pictures: number | null;
+  readonly layout: LayoutSummary | null;
+  readonly outputs: Readonly<Record<string, { readonly dtype: string; readonly shape: readonly number[] }>>;
+  readonly untrained: boolean;
+  readonly parameters: { readonly total: number; readonly untrained: number; readonly seed?: number };
+  /** `why` this one: as asked, or what was found. */
+  readonly device: { readonly kind: string; readonly threads: number; readonly description?: string; readonly why: string };
+  readonly milliseconds: RunTimes;
+  /** Bytes. */
+  readonly memory: { readonly weights: number; readonly arena: number; readonly peakRss: number };
+  readonly profile?: readonly ProfileRow[];
+  readonly files: readonly string[];
+}
+
+/** By what was done; beside that, `stages` of the run, and `total` since the process started. */
+export type RunTimes = { readonly [what: string]: number | readonly StageTime[] } & {
+  readonly stages: readonly StageTime[];
+  readonly total: number;
+};
+
+export function reportText(report: RunReport): string {
+  const { image, parameters, device, memory, layout } = report;
+  const lines: [string, string][] = [["photo", `${image.path}, ${image.width}×${image.height}`]];
+  if (layout !== null) {
+    lines.push(["grid", `${layout.grid[0]}×${layout.grid[1]}${layout.pictures.length === 1 ? ", not sliced" : ""}`]);
+    lines.push(["pictures", `${layout.pictures.length}: ${picturesText(layout.pictures)}`]);
+    lines.push(["tokens", `${layout.tokens}, separators not counted`]);
+  }
+  for (const [name, { dtype, shape }] of Object.entries(report.outputs)) lines.push([name, typeText(dtype, shape)]);
+  if (parameters.untrained > 0) {
+    const share = parameters.untrained === parameters.total ? "all" : `${parameters.untrained} of`;
+    lines.push([
+      "weights",
+      `untrained: ${share} ${parameters.total} parameters are random, from seed ${parameters.seed ?? 0}; the numbers mean nothing`,
+    ]);
+  }
+  const text = (entries: readonly (readonly [string, number])[]): string =>
+    entries.map(([name, ms]) => `${name} ${millisecondsText(ms)}`).join(", ");
+  const { total, stages, ...times } = report.milliseconds;
+  const done = Object.entries(times).flatMap(([name, ms]) => (typeof ms === "number" ? [[name, ms] as const] : []));
+  lines.push(["times", `${text(done)}; ${millisecondsText(total)} since the process started`]);
+  const where = device.description ?? `${device.threads} thread${device.threads === 1 ? "" : "s"}`;
+  const parts = stages.length > 0 ? `${text(stages.map((s) => [s.stage, s.milliseconds]))}, ` : "";
+  lines.push(["run", `${parts}on ${device.kind} with ${where}`]);
+  lines.push([
+    "memory",
+    `weights ${bytesText(memory.weights)}, arena ${bytesText(memory.arena)}, most resident ${bytesText(memory.peakRss)}`,
+  ]);
+  lines.push(["wrote", report.files.join(", ")]);
+  const body = lines.map(([name, value]) => `${name.padEnd(9)} ${value}`).join("\n");
+  return report.profile === undefined ? body : `${body}\n\n${profileText(report.profile)}`;
+}
