@@ -82,7 +82,7 @@ export class RecordFile implements AsyncDisposable {
         const found = { ...element, index: index++ };
         try {
           const record = parseRecord(text(), found.index);
-          if (record.image !== undefined) checkPicture(record.image, options.images, exists);
+          if (record.image !== undefined) checkPicture(record, record.image, options.images, exists);
           elements.push(found);
           lengths.push(lengthOf(record));
         } catch (error) {
@@ -207,9 +207,9 @@ export function picturePath(image: string, folder: string): string | undefined {
     : path.join(folder, inside);
 }
 
-function checkPicture(image: string, folder: string | undefined, exists: (file: string) => boolean): void {
-  if (folder === undefined) throw new RecordProblem(`has the image ${image}, and no folder of images was given`, undefined);
+function checkPicture({ id }: TrainingRecord, image: string, folder: string | undefined, exists: (file: string) => boolean): void {
+  if (folder === undefined) throw new RecordProblem(`has the image ${image}, and no folder of images was given`, id);
   const file = picturePath(image, folder);
-  if (file === undefined) throw new RecordProblem(`its image ${image} is outside ${folder}`, undefined);
-  if (!exists(file)) throw new RecordProblem(`its image ${file} is missing`, undefined);
+  if (file === undefined) throw new RecordProblem(`its image ${image} is outside ${folder}`, id);
+  if (!exists(file)) throw new RecordProblem(`its image ${file} is missing`, id);
 }
