@@ -48,7 +48,7 @@ export class Congruences {
   of(e: ImpExpr): Congruence | undefined {
     switch (e.k) {
       case "const":
-        return typeof e.value === "number" ? make(most, e.value) : anything;
+        return e.type === "i32" && typeof e.value === "number" ? make(most, e.value) : anything;
       case "var":
         return this.#locals.get(e.name);
       case "at":
@@ -100,6 +100,7 @@ export class Congruences {
     }
   }
 
+  /** Moduli only become smaller, so this ends. */
   #learn(name: string, value: Congruence | undefined): void {
     const known = this.#locals.get(name);
     const next = join(known, value);

@@ -21,8 +21,11 @@ export interface Around extends Writer {
   local(name: string): string;
   size(name: string): string;
   position(ptr: ImpExpr, offset: number): Position;
-  /** A float constant of these bits which no compiler knows; undefined in the library. */
-  hiddenFloat(bits: number): string | undefined;
+  /**
+   * A float constant of these bits which no compiler knows, nor that what is added and what is `taken` away again is the
+   * same; undefined in the library.
+   */
+  hiddenFloat(bits: number, taken: boolean): string | undefined;
   /** In the library: nothing is hidden. */
   readonly plain: boolean;
 }
@@ -97,14 +100,14 @@ export class Expressions {
   }
 
   /** A constant that compilers do not know. */
-  #hidden(e: Extract<ImpExpr, { k: "const" }>): string {
-    const one = (x: number): string => this.#hiddenFloat(bitsOfFloat(x) >>> 0);
+  #hidden(e: Extract<ImpExpr, { k: "const" }>, taken = false): string {
+    const one = (x: number): string => this.#hiddenFloat(bitsOfFloat(x) >>> 0, taken);
     if (typeof e.value === "number") return e.type === "f32x4" ? `vec4f(${one(e.value)})` : one(e.value);
     return `vec4f(${e.value.map(one).join(", ")})`;
   }
 
-  #hiddenFloat(bits: number): string {
-    return this.#around.hiddenFloat(bits) ?? `bitcast<f32>(0x${bits.toString(16)}u ^ ${this.#around.call("hidden")}())`;
+  #hiddenFloat(bits: number, taken = false): string {
+    return this.#around.hiddenFloat(bits, taken) ?? `bitcast<f32>(0x${bits.toString(16)}u ^ ${this.#around.call("hidden")}())`;
   }
 
   #float(x: number): string {
@@ -234,8 +237,9 @@ export class Expressions {
       case "mul":
         return `(${this.#floats(e.a, e.b).join(` ${signs[op]} `)})`;
       case "sub": {
-        const [a = "", b = ""] = this.#floats(e.a, e.b);
-        return `(${a} - ${this.#around.plain || e.b.k === "const" ? b : this.#call("opaque", type, b)})`;
+        if (this.#around.plain) return `(${this.#operands(e.a, e.b).join(" - ")})`;
+        const [a = ""] = this.#floats(e.a);
+        return `(${a} - ${e.b.k === "const" ? this.#hidden(e.b, true) : this.#call("opaque", type, this.text(e.b))})`;
       }
       case "div": {
         const [a = "", b = ""] = this.#operands(e.a, e.b);

@@ -39,8 +39,8 @@ class Renderer implements Around {
   readonly #sizes = new Names("n_");
   readonly #library = new Library();
   readonly #expressions: Expressions;
-  /** Bits of constants that compilers must not know, with their names. */
-  readonly #hidden = new Map<number, string>();
+  /** Names of constants that compilers must not know, by what they are. */
+  readonly #hidden = new Map<string, string>();
   readonly #uniformity: Uniformity;
   #sharesInteger = false;
   #exchanges = false;
@@ -98,8 +98,9 @@ class Renderer implements Around {
       `  if (${this.local(fn.unit)} >= args.units) { return; }`,
       ...(fn.lane === undefined ? [] : [`  let ${this.local(fn.lane)} = i32(invocation);`]),
       ...this.#scratch("private").map((text) => `  var ${text};`),
-      ...(this.#hidden.size > 0 ? ["  let zero_bits = hidden();"] : []),
-      ...[...this.#hidden].map(([bits, name]) => `  let ${name} = bitcast<f32>(0x${bits.toString(16)}u ^ zero_bits);`),
+      // Two zeros that are not known to be the same.
+      ...(this.#hidden.size > 0 ? ["  let zero = hidden();", "  let other_zero = u32(args.units) & 0x80000000u;"] : []),
+      ...[...this.#hidden].map(([value, name]) => `  let ${name} = bitcast<f32>(${value});`),
       ...this.#lines,
       "}",
     ];
@@ -167,8 +168,8 @@ class Renderer implements Around {
     return { place: this.#layout(name), array: this.#places.of(name), index, at: congruenceAt(this.#facts, ptr, offset) };
   }
 
-  hiddenFloat(bits: number): string {
-    const key = bits >>> 0;
+  hiddenFloat(bits: number, taken: boolean): string {
+    const key = `0x${(bits >>> 0).toString(16)}u ^ ${taken ? "other_zero" : "zero"}`;
     const known = this.#hidden.get(key);
     if (known !== undefined) return known;
     const name = `k_${this.#hidden.size + 1}`;
