@@ -33,6 +33,10 @@ import { slice } from "./movement/slice.ts";
 import { transpose } from "./movement/transpose.ts";
 import { unpack } from "./quantised/unpack.ts";
 import { argmax } from "./reduction/argmax.ts";
+import { draw } from "./reduction/draw.ts";
+import { kth_largest } from "./reduction/kth_largest.ts";
+import { next_largest } from "./reduction/next_largest.ts";
+import { nucleus } from "./reduction/nucleus.ts";
 import { reductionOps } from "./reduction/reduce.ts";
 import { isDim } from "./rules.ts";
 
@@ -53,6 +57,10 @@ const table = {
   size,
   ...reductionOps,
   argmax,
+  kth_largest,
+  nucleus,
+  draw,
+  next_largest,
   matmul,
   gather,
   scatter_add,

@@ -145,7 +145,10 @@ function statement(cx: Cx, s: Statement, scope: Scope): void {
         failed();
         return;
       }
-      const name = joinPath(build.path, s.name.name);
+      const path = joinPath(build.path, s.name.name);
+      // While a module is checked by itself, which of several parts an index means is not known: they are not one.
+      const either = build.abstract && build.states.has(path) && /(^|\.)\d+\./.test(path);
+      const name = either ? `${path}.${build.states.size}` : path;
       const before = build.states.get(name);
       if (before !== undefined) {
         cx.report.error("UHD0102", s.name.span, `the state ${name} is declared twice`, {

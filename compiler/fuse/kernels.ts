@@ -160,16 +160,17 @@ function rowReductions(
   const reads = new Reads();
   const within = (e: Expr, names: (name: string) => boolean): boolean => [...reads.of(e)].every(names);
   const ofRow = (e: Expr): boolean => within(e, (n) => rows.has(n));
-  const certain = evaluated(value);
+  const whole: Scope = { guard: undefined, certain: evaluated(value), outer: undefined };
   /** By the condition under which they are needed; undefined where they always are. */
   const done = new Map<Expr | undefined, Map<Expr, Expr>>();
-  const visit = (e: Expr, given: Expr | undefined): Expr => {
-    const guard = certain.has(e) ? undefined : given;
+  const visit = (e: Expr, given: Scope): Expr => {
+    const scope = outermost(given, e);
+    const { guard } = scope;
     const known = done.get(guard) ?? new Map<Expr, Expr>();
     done.set(guard, known);
     const before = known.get(e);
     if (before !== undefined) return before;
-    let made = interner.intern(e.k === "select" ? sides(e, guard) : mapOperands(e, (x) => visit(x, guard)));
+    let made = interner.intern(e.k === "select" ? sides(e, scope) : mapOperands(e, (x) => visit(x, scope)));
     if (e.k === "fold" && e !== value && ofRow(e)) {
       const name = `r${lets.length}`;
       const type = typeOfExpr(made);
@@ -180,15 +181,32 @@ function rowReductions(
     known.set(e, made);
     return made;
   };
-  const sides = (e: Extract<Expr, { k: "select" }>, guard: Expr | undefined): Expr => {
-    const cond = visit(e.cond, guard);
+  const sides = (e: Extract<Expr, { k: "select" }>, scope: Scope): Expr => {
+    const cond = visit(e.cond, scope);
     // Of the elements alone: every row has elements on either side, or nobody asks.
-    if (within(e.cond, (n) => !rows.has(n))) return { ...e, cond, a: visit(e.a, guard), b: visit(e.b, guard) };
+    if (within(e.cond, (n) => !rows.has(n))) return { ...e, cond, a: visit(e.a, scope), b: visit(e.b, scope) };
     if (!ofRow(e.cond)) return { ...e, cond };
-    const both = (c: Expr): Expr => interner.intern(guard === undefined ? c : binary("and", guard, c));
-    return { ...e, cond, a: visit(e.a, both(cond)), b: visit(e.b, both(interner.intern(unary("not", cond)))) };
+    const side = (x: Expr, c: Expr): Expr => {
+      const guard = interner.intern(scope.guard === undefined ? c : binary("and", scope.guard, c));
+      return visit(x, { guard, certain: evaluated(x), outer: scope });
+    };
+    return { ...e, cond, a: side(e.a, cond), b: side(e.b, interner.intern(unary("not", cond))) };
   };
-  return { value: visit(value, undefined), lets };
+  return { value: visit(value, whole), lets };
+}
+
+/** A side of a select: what is evaluated there, under which condition, and what it is a side within. */
+interface Scope {
+  readonly guard: Expr | undefined;
+  readonly certain: ReadonlySet<Expr>;
+  readonly outer: Scope | undefined;
+}
+
+/** The scope with the fewest conditions in which `e` is evaluated anyway: there it is taken out once for all sides. */
+function outermost(scope: Scope, e: Expr): Scope {
+  let found = scope;
+  for (let s: Scope | undefined = scope; s !== undefined; s = s.outer) if (s.certain.has(e)) found = s;
+  return found;
 }
 
 /** The parts of `e` that are evaluated wherever it is: those that are not in a side of a select alone. */

@@ -6,7 +6,7 @@ import type { OpNode, ValueId } from "../ir/graph/types.ts";
 import { Reads } from "../ir/kernel/intern.ts";
 import type { Expr } from "../ir/kernel/types.ts";
 import { opOf } from "../../ops/index.ts";
-import { coefficient } from "../schedule/merge.ts";
+import { apart, coefficient } from "../schedule/merge.ts";
 import { Expander, nodeOf, writtenType, type Values } from "./expand.ts";
 import { chainsOf, contractionParts } from "./patterns.ts";
 
@@ -112,9 +112,12 @@ function operandOf(values: Values, g: Group, node: OpNode): string | undefined {
     const { shape } = nodeOf(values, operand).type;
     const at = shape.map((d, i) => expander.axis(axisName(i), d));
     const element = expander.simplifier.simplify(expander.element(operand, at));
-    // Queries are looked up one by one, so their rows may lie anywhere; keys and values are walked.
-    const walked = shape.flatMap((_, i) => (i === 0 && (position === 0 || shape.length === 1) ? [] : [axisName(i)]));
-    if (element.k !== "load" || walked.some((axis) => coefficient(element.index, axis, { reads }) === undefined)) return reason;
+    if (element.k !== "load") return reason;
+    // Queries are looked up one by one, so their rows may lie anywhere; keys and values are walked, or each is looked up
+    // at a place that does not depend on the head and the feature.
+    const [row, ...walked] = shape.map((_, i) => axisName(i));
+    const own = row === undefined || position === 0 || shape.length === 1 || apart(element.index, row, reads) !== undefined;
+    if (!own || walked.some((axis) => coefficient(element.index, axis, { reads }) === undefined)) return reason;
   }
   return undefined;
 }

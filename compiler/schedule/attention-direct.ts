@@ -41,7 +41,7 @@ export function directRow(c: Attention, block: Block, t: ImpExpr, from: ImpExpr,
 function dots(c: Attention, block: Block, query: ImpExpr, s: ImpExpr, last: ImpExpr, to: ImpExpr): void {
   const { emitter } = c;
   const first = emitter.name(block, "s", s);
-  const keys = [0, 1, 2, 3].map((n) => emitter.name(block, "k", c.key(binary("min", add(first, int(n)), last))));
+  const keys = [0, 1, 2, 3].map((n) => emitter.name(block, "k", c.key(block, binary("min", add(first, int(n)), last))));
   const sums = keys.map(() => emitter.name(block, "dot", vector("f32x4", 0), true));
   const whole = c.inner - (c.inner % 4);
   each(c, block, "i", int(0), int(whole), 4, (inside, i) => {
@@ -67,19 +67,21 @@ function mix(c: Attention, block: Block, weights: ImpExpr, s: ImpExpr, count: Im
   const { emitter } = c;
   const sums = slot(c, block, scratch.sums, int(0));
   const shrink = emitter.name(block, "shrink", load(at(scratch.shrink, int(0)), "f32"));
-  const values = emitter.name(block, "v", c.value(s));
+  const values = c.valueStride === undefined ? undefined : emitter.name(block, "v", c.value(block, s));
   const some = (into: Block, start: ImpExpr, vectors: number, ones: number): void => {
     const shrinks = emitter.name(into, "shrink", splat(shrink));
     const to = emitter.name(into, "to", advance(sums, start));
     const wide = Array.from({ length: vectors }, (_, n) => emitter.name(into, "sum", mul(load(to, "f32x4", 4 * n), shrinks), true));
     const single = Array.from({ length: ones }, (_, n) => emitter.name(into, "sum", mul(load(to, "f32", 4 * vectors + n), shrink), true));
-    const value = emitter.name(into, "v", advance(values, start), true);
+    const walked = values === undefined ? undefined : emitter.name(into, "v", advance(values, start), true);
     each(c, into, "j", int(0), count, 1, (inside, j) => {
+      const value = walked ?? emitter.name(inside, "v", advance(c.value(inside, add(s, j)), start));
       const w = emitter.name(inside, "w", loadSplat(advance(weights, j), "f32x4"));
       for (const [n, sum] of wide.entries()) set(inside, sum, fma(w, load(value, "f32x4", 4 * n), sum));
       for (const [n, sum] of single.entries())
         set(inside, sum, fma(load(advance(weights, j), "f32"), load(value, "f32", 4 * vectors + n), sum));
-      inside.statements.push(assign(nameOf(value), advance(value, c.valueStride)));
+      if (walked !== undefined && c.valueStride !== undefined)
+        inside.statements.push(assign(nameOf(walked), advance(walked, c.valueStride)));
     });
     for (const [n, sum] of wide.entries()) put(into, to, sum, 4 * n);
     for (const [n, sum] of single.entries()) put(into, to, sum, 4 * vectors + n);

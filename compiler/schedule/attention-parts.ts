@@ -81,9 +81,10 @@ export interface Attention {
   readonly from: (block: Block, t: ImpExpr) => ImpExpr;
   readonly to: (block: Block, t: ImpExpr) => ImpExpr;
   /** Position of key s's first feature, and of value s's. */
-  readonly key: (s: ImpExpr) => ImpExpr;
-  readonly value: (s: ImpExpr) => ImpExpr;
-  readonly valueStride: ImpExpr;
+  readonly key: (block: Block, s: ImpExpr) => ImpExpr;
+  readonly value: (block: Block, s: ImpExpr) => ImpExpr;
+  /** How far apart the values of neighbouring keys are; undefined where each is looked up. */
+  readonly valueStride: ImpExpr | undefined;
 }
 
 /** `e` where `axis` is `value`. The block must not be asked for `e` at another place. */

@@ -84,7 +84,7 @@ function packKeys(c: Attention, block: Block, s: ImpExpr, count: ImpExpr): void 
   const last = emitter.name(block, "last", add(s, sub(count, int(1))));
   each(c, block, "j", int(0), count, 4, (inside, j) => {
     const first = emitter.name(inside, "s", add(s, j));
-    const keys = [0, 1, 2, 3].map((n) => emitter.name(inside, "k", c.key(binary("min", add(first, int(n)), last))));
+    const keys = [0, 1, 2, 3].map((n) => emitter.name(inside, "k", c.key(inside, binary("min", add(first, int(n)), last))));
     // Panel j/8, columns j%8 on.
     const panel = mul(binary("bitand", j, int(-8)), int(c.inner));
     const to = emitter.name(inside, "to", at(scratch.keys, add(panel, binary("bitand", j, int(4)))));
@@ -113,7 +113,7 @@ function packValues(c: Attention, block: Block, s: ImpExpr, count: ImpExpr): voi
   const { emitter } = c;
   const whole = c.features - (c.features % 8);
   each(c, block, "j", int(0), count, 1, (inside, j) => {
-    const from = emitter.name(inside, "v", c.value(add(s, j)));
+    const from = emitter.name(inside, "v", c.value(inside, add(s, j)));
     const to = slot(c, inside, scratch.values, j, 8);
     each(c, inside, "e", int(0), int(whole), 8, (eight, e) => {
       const [a, b] = [emitter.name(eight, "a", advance(from, e)), emitter.name(eight, "b", advance(to, mul(e, int(keyBlock))))];

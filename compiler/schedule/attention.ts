@@ -41,7 +41,7 @@ import { tiledRun } from "./attention-tiled.ts";
 import type { Capabilities } from "./capabilities.ts";
 import { Block, Emitter } from "./emit.ts";
 import { finish, unitName } from "./finish.ts";
-import { coefficient } from "./merge.ts";
+import { apart, coefficient } from "./merge.ts";
 
 type Pat = Extract<Pattern, { k: "attention" }>;
 
@@ -55,8 +55,9 @@ interface Facts {
   readonly heads: Dim;
   readonly inner: number;
   readonly features: number;
-  readonly keyStride: Dim;
-  readonly valueStride: Dim;
+  /** How far apart neighbouring keys and values are; undefined where each is looked up in a table of places. */
+  readonly keyStride: Dim | undefined;
+  readonly valueStride: Dim | undefined;
   readonly out: { readonly buffer: string; readonly index: Expr };
 }
 
@@ -155,7 +156,11 @@ function recognise(kernel: Kernel, emitter: Emitter): Facts | undefined {
   if (!adjacent.every((f) => f !== undefined && dimConstant(f) === 1)) return undefined;
   const keyStride = factor(pattern.key_.index, key, [key, head, inner]);
   const valueStride = factor(pattern.value.index, key, [key, head, feature]);
-  if (keyStride === undefined || valueStride === undefined) return undefined;
+  for (const [stride, { index }] of [
+    [keyStride, pattern.key_],
+    [valueStride, pattern.value],
+  ] as const)
+    if (stride === undefined && apart(interner.intern(index), key, reads) === undefined) return undefined;
   if ([pattern.from, pattern.to].some((e) => factor(e, feature, [query, head]) === undefined)) return undefined;
   return { pattern, queries, heads, inner: d, features, keyStride, valueStride, out: stage };
 }
@@ -167,15 +172,20 @@ function context(facts: Facts, emitter: Emitter, root: Block, capabilities: Capa
     const start = zeroed(index, neighbours);
     return (block: Block, t: ImpExpr): ImpExpr => emitter.name(block, "p", at(buffer, emitAt(emitter, block, start, query, t)));
   };
-  // Keys and values: a base for the head, and a stride.
-  const strided = (load: Pat["key_"], neighbours: string, stride: ImpExpr) => {
-    const base = emitter.interner.intern(zeroed(zeroed(load.index, neighbours), key));
+  // Keys and values: a base for the head, and a stride or a place that is looked up.
+  const placed = (load: Pat["key_"], neighbours: string, stride: ImpExpr | undefined) => {
+    const whole = emitter.interner.intern(zeroed(load.index, neighbours));
+    const parts = stride === undefined ? apart(whole, key, emitter.reads) : undefined;
+    const base = emitter.interner.intern(parts?.rest ?? zeroed(whole, key));
     const start = emitter.name(root, "base", at(load.buffer, emitter.emit(base, root, undefined)));
-    return (s: ImpExpr): ImpExpr => advance(start, mul(s, stride));
+    return (block: Block, s: ImpExpr): ImpExpr => {
+      if (parts !== undefined) return advance(start, emitAt(emitter, block, parts.along, key, emitter.name(block, "s", s)));
+      return advance(start, stride === undefined ? s : mul(s, stride));
+    };
   };
-  const stride = (d: Dim): ImpExpr => {
-    const constant = dimConstant(d);
-    return constant === undefined ? emitter.name(root, "stride", emitter.size(d)) : int(constant);
+  const stride = (d: Dim | undefined): ImpExpr | undefined => {
+    const constant = d === undefined ? undefined : dimConstant(d);
+    return d === undefined ? undefined : constant === undefined ? emitter.name(root, "stride", emitter.size(d)) : int(constant);
   };
   const valueStride = stride(facts.valueStride);
   return {
@@ -190,8 +200,8 @@ function context(facts: Facts, emitter: Emitter, root: Block, capabilities: Capa
     result: place(facts.out.buffer, facts.out.index, feature),
     from: (block, t) => emitAt(emitter, block, pattern.from, query, t),
     to: (block, t) => emitAt(emitter, block, pattern.to, query, t),
-    key: strided(pattern.key_, inner, stride(facts.keyStride)),
-    value: strided(pattern.value, feature, valueStride),
+    key: placed(pattern.key_, inner, stride(facts.keyStride)),
+    value: placed(pattern.value, feature, valueStride),
     valueStride,
   };
 }

@@ -386,7 +386,7 @@ export class Emitter {
       b: { k: "const", type: "i32", value: by },
       type: "i32",
     };
-    return this.interner.intern(substitute(e, axis, further));
+    return this.interner.intern(substitute(e, axis, further, this.reads));
   }
 
   /** acc = acc `op` value, for one step of a fold or for four. */

@@ -48,6 +48,24 @@ function everyIndex(e: Expr, names: readonly string[], fits: (index: Expr) => bo
   return every(e);
 }
 
+/** An i32 index as a sum of what reads `axis` and nothing else that varies, and the rest; undefined when it is none. */
+export function apart(e: Expr, axis: string, reads: Emitter["reads"]): { readonly along: Expr; readonly rest: Expr } | undefined {
+  const zero: Expr = { k: "const", type: "i32", value: 0 };
+  const names = reads.of(e);
+  if (!names.has(axis)) return { along: zero, rest: e };
+  if (names.size === 1) return { along: e, rest: zero };
+  if (e.k !== "binary" || e.type !== "i32") return undefined;
+  const both = (op: "add" | "sub" | "mul", a: Expr, b: Expr): Expr => ({ k: "binary", op, a, b, type: "i32" });
+  if (e.op === "add" || e.op === "sub") {
+    const [a, b] = [apart(e.a, axis, reads), apart(e.b, axis, reads)];
+    return a === undefined || b === undefined ? undefined : { along: both(e.op, a.along, b.along), rest: both(e.op, a.rest, b.rest) };
+  }
+  if (e.op !== "mul") return undefined;
+  const [x, by] = reads.of(e.a).size > 0 ? [e.a, e.b] : [e.b, e.a];
+  const parts = reads.of(by).size > 0 ? undefined : apart(x, axis, reads);
+  return parts === undefined ? undefined : { along: both("mul", parts.along, by), rest: both("mul", parts.rest, by) };
+}
+
 /** The factor of `axis` in a linear index, as a size; undefined when the index is not linear in it. */
 export function coefficient(e: Expr, axis: string, emitter: Pick<Emitter, "reads">): Dim | undefined {
   if (!emitter.reads.of(e).has(axis)) return dim(0);

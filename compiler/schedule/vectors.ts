@@ -56,13 +56,14 @@ export class Vectors {
     }
   }
 
-  /** What is evaluated whenever `e` is. */
+  /** What is evaluated whenever `e` is; not what the bounds of folds are made of, which may be long chains of folds. */
   private certain(e: Expr): ReadonlySet<Expr> {
     const known = this.certainKnown.get(e);
     if (known !== undefined) return known;
     const all = new Set<Expr>([e]);
-    const parts = e.k === "select" ? [e.cond] : e.k === "fold" ? [e.from, e.to] : operandsOf(e);
-    for (const part of parts) for (const x of this.certain(part)) all.add(x);
+    const parts = e.k === "select" ? [e.cond] : e.k === "fold" ? [] : operandsOf(e);
+    // Only what loads is asked about.
+    for (const part of parts) if (this.loads(part)) for (const x of this.certain(part)) all.add(x);
     this.certainKnown.set(e, all);
     return all;
   }

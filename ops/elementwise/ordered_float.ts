@@ -2,7 +2,7 @@
 // exactly (the k-th largest of a row) is then a search over 32 bits, and needs no sorting.
 
 import { dimProduct } from "../../compiler/ir/dim.ts";
-import { binary, bitcast, f32, i32, select, sub, unary } from "../../compiler/ir/kernel/build.ts";
+import { binary, bitcast, i32, select, sub, unary } from "../../compiler/ir/kernel/build.ts";
 import type { Expr } from "../../compiler/ir/kernel/types.ts";
 import { defineOp } from "../define.ts";
 import { lt } from "../expr.ts";
@@ -21,7 +21,8 @@ function upward(n: number): number {
   return item(floats, 0);
 }
 
-function lower(x: Expr): Expr {
+/** The lowering, for ops that search among all numbers. */
+export function orderedFloat(x: Expr): Expr {
   const negative = lt(x, i32(0));
   const place = binary("min", select(negative, sub(i32(-1), x), x), i32(last));
   const magnitude = bitcast(place);
@@ -43,7 +44,7 @@ export const ordered_float = defineOp({
       const n = x === undefined ? NaN : item(x.data, i);
       return n < 0 ? -upward(-1 - n) : upward(n);
     }),
-  lowering: { kind: "scalar", emit: ([x = f32(NaN)]) => lower(x) },
+  lowering: { kind: "scalar", emit: ([x = i32(0)]) => orderedFloat(x) },
   derivative: { kind: "nonDifferentiable", reason: "the operand is an integer" },
   flops: (_operands, _attrs, out) => dimProduct(out.shape),
   recompute: true,

@@ -125,12 +125,13 @@ function times(a: number | undefined, b: number): number | undefined {
   return a === undefined ? undefined : a * b;
 }
 
-/** `e` with `axis` replaced. A fold over an axis of the same name keeps its body. */
-export function substitute(e: Expr, axis: string, by: Expr): Expr {
+/** `e` with `axis` replaced. A fold over an axis of the same name keeps its body. With `reads`, other parts are not walked. */
+export function substitute(e: Expr, axis: string, by: Expr, reads?: Reads): Expr {
   // What is shared stays shared, so that the work is linear in what is different.
   const done = new Map<Expr, Expr>();
   const within = (x: Expr): Expr => {
     if (x.k === "var") return x.name === axis ? by : x;
+    if (reads !== undefined && !reads.of(x).has(axis)) return x;
     const before = done.get(x);
     if (before !== undefined) return before;
     const made = x.k === "fold" && x.axis === axis ? { ...x, from: within(x.from), to: within(x.to) } : mapOperands(x, within);

@@ -20,6 +20,21 @@ export interface RenderOptions {
   readonly shared: boolean;
 }
 
+/** Names of a block; what is not here may be in the block around it. */
+class Scope {
+  readonly #outer: Scope | undefined;
+  readonly #own = new Map<string, Variable>();
+  constructor(outer?: Scope) {
+    this.#outer = outer;
+  }
+  get(name: string): Variable | undefined {
+    return this.#own.get(name) ?? this.#outer?.get(name);
+  }
+  set(name: string, variable: Variable): void {
+    this.#own.set(name, variable);
+  }
+}
+
 export class RenderError extends Error {
   override readonly name = "RenderError";
 }
@@ -64,7 +79,7 @@ export class Renderer implements Keeper {
   readonly call: (name: LibraryName) => number;
   private readonly fn: ImpFunction;
   private readonly prologue = new Code(4);
-  private scope = new Map<string, Variable>();
+  private scope = new Scope();
   private readonly dtypes = new Map<string, DType>();
   private readonly bases = new Map<string, number>();
   private readonly dims = new Map<string, number>();
@@ -133,7 +148,7 @@ export class Renderer implements Keeper {
 
   private block(body: readonly ImpStmt[]): void {
     const outer = this.scope;
-    this.scope = new Map(outer);
+    this.scope = new Scope(outer);
     const mine: Variable[] = [];
     for (const s of body) {
       const made = this.statement(s);
@@ -237,7 +252,8 @@ export class Renderer implements Keeper {
     this.depth += 2;
     this.loops.push(this.depth - 1);
     const outer = this.scope;
-    this.scope = new Map([...outer, [s.name, { local: index, type: "i32" as const }]]);
+    this.scope = new Scope(outer);
+    this.scope.set(s.name, { local: index, type: "i32" });
     this.block(s.body);
     this.scope = outer;
     this.loops.pop();

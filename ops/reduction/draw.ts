@@ -1,0 +1,89 @@
+// draw: from a number to the element whose part of the sum it falls in. With a random number this is a choice with the
+// probabilities that the weights have. The sum of the front half decides between the halves, and so on: each is added once.
+
+import { dimProduct } from "../../compiler/ir/dim.ts";
+import { add, binary, f32, fold, i32, mul, select, variable } from "../../compiler/ir/kernel/build.ts";
+import type { Expr } from "../../compiler/ir/kernel/types.ts";
+import { defineOp } from "../define.ts";
+import { and, ge, lt } from "../expr.ts";
+import { operandAt } from "../rules.ts";
+import { exact } from "../tolerances.ts";
+import { eachRow, rowAt, rowSamples, rowsType } from "./rows.ts";
+
+/** Halves of rows of up to 2^22 elements, far more than a vocabulary has. */
+const bits = 22;
+
+export const draw = defineOp({
+  name: "draw",
+  doc: "The place in each row of the last dimension, which is kept with size 1, where the running sum of the weights gets above `at` times their sum; never one whose weight is 0, unless all are: then it is 0. A row has less than 2^23 elements.",
+  kind: "reduction",
+  operands: [
+    { name: "weight", doc: "f32[.., N], not below 0" },
+    { name: "at", doc: "f32[.., 1], from 0 to below 1" },
+  ],
+  attrs: [],
+  type: (operands) => ({ dtype: "i32", shape: rowsType(operands, "f32") }),
+  reference: (operands, _attrs, out) =>
+    eachRow(operands, out, (row, at) => {
+      const target = at * row.reduce((sum, x) => sum + x, 0);
+      let sum = 0;
+      const place = row.findIndex((x) => (sum += x) > target);
+      return Math.max(0, place);
+    }),
+  lowering: {
+    kind: "element",
+    emit: (index, context) => {
+      const { count, element, beside: at } = rowAt(index, context);
+      const over = (op: "sum" | "max", from: Expr, to: Expr, body: (x: Expr, i: Expr) => Expr): Expr => {
+        const i = context.fresh("i");
+        return fold(op, i, from, to, body(element(variable(i)), variable(i)));
+      };
+      const target = mul(
+        at,
+        over("sum", i32(0), count, (x) => x),
+      );
+      let place: Expr = i32(0);
+      let before: Expr = f32(0);
+      for (let bit = bits; bit >= 0; bit--) {
+        const next = add(place, i32(2 ** bit));
+        const part = over("sum", place, select(lt(next, count), next, place), (x) => x);
+        const sum = add(before, part);
+        const further = and(lt(next, count), binary("le", sum, target));
+        place = add(place, select(further, i32(2 ** bit), i32(0)));
+        before = add(before, select(further, part, f32(0)));
+      }
+      // Sums in another order round otherwise: where that led to a weight of 0, it is the last one before it that is not.
+      const within = binary("min", add(place, i32(1)), count);
+      const last = over("max", i32(0), within, (x, i) => select(lt(f32(0), x), i, i32(-1)));
+      const first = context.fresh("i");
+      const otherwise = fold(
+        "min",
+        first,
+        i32(0),
+        select(ge(last, i32(0)), i32(0), count),
+        select(lt(f32(0), element(variable(first))), variable(first), count),
+      );
+      return select(ge(last, i32(0)), last, select(lt(otherwise, count), otherwise, i32(0)));
+    },
+  },
+  derivative: { kind: "nonDifferentiable", reason: "the result is a position" },
+  flops: (operands) => dimProduct(operandAt(operands, 0).shape),
+  recompute: false,
+  tolerance: exact,
+  // Sums of these are exact in f32, in any order.
+  samples: (fc) =>
+    rowSamples(
+      fc,
+      "f32",
+      0,
+      fc.oneof(
+        fc.integer({ min: 0, max: 16 }).map((x) => x / 16),
+        fc.constantFrom(0, 0, 2),
+      ),
+      () =>
+        fc.oneof(
+          fc.integer({ min: 0, max: 15 }).map((x) => x / 16),
+          fc.constantFrom(0, 1 - 2 ** -10),
+        ),
+    ),
+});
