@@ -5,6 +5,7 @@ import { plainWasm, relaxedWasm } from "./targets/wasm/capabilities.ts";
 import { renderWasm } from "./targets/wasm/render.ts";
 import { scratchBytes } from "./targets/wasm/sizes.ts";
 import { webgpuCapabilities } from "./targets/wgsl/capabilities.ts";
+import { renderWgsl } from "./targets/wgsl/render.ts";
 import { coreFeatures, type WgslFeatures, type WgslKernel } from "./targets/wgsl/types.ts";
 import { dim, dimMax } from "./ir/dim.ts";
 import { locText } from "./ir/loc.ts";
@@ -23,6 +24,7 @@ import { group, type Declined as DeclinedValue } from "./fuse/groups.ts";
 import { KernelTemplates, type TemplatedKernel } from "./fuse/templates.ts";
 import { attentionPairs } from "./fuse/work.ts";
 import { makePlan, type Dispatch } from "./memory/plan.ts";
+import { readOnlyBuffers } from "./memory/read-only.ts";
 import { PassError, runPasses } from "./passes/pipeline.ts";
 import type { Quantise, Unquantised } from "./passes/quantise.ts";
 import { cpuPanel, gpuPanel, type Capabilities } from "./schedule/capabilities.ts";
@@ -120,7 +122,12 @@ function webgpu(source: Graph, options: WebGpuOptions): WebGpuCompiled {
   const isCore = (f: WgslFeatures): boolean => f.subgroups === 0 && !f.f16;
   const features = [...given.filter((f) => !isCore(f)), coreFeatures];
   const { common, functions } = compiled(source, options, features.map(webgpuCapabilities), { panel: gpuPanel });
-  return { ...common, wgsl: [], imp: { plain: functions.at(-1) ?? [], variants: functions } };
+  const readOnly = readOnlyBuffers(common.plan, common.kernels);
+  const wgsl = features.map((f, v): WgslVariant => {
+    const kernels = (functions[v] ?? []).map((fn) => renderWgsl(fn, { features: f, readOnly: readOnly.get(fn.name) ?? new Set() }));
+    return { features: f, kernels };
+  });
+  return { ...common, wgsl, imp: { plain: functions.at(-1) ?? [], variants: functions } };
 }
 
 /** What differs between targets before kernels become functions. */

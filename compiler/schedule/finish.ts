@@ -22,7 +22,7 @@ export function finish(
   units: Dim,
   body: readonly ImpStmt[],
   scratch: ImpFunction["scratch"] = [],
-  lanes = 1,
+  { lanes, subgroup }: Pick<ImpFunction, "lanes" | "subgroup"> = { lanes: 1 },
 ): ImpFunction {
   for (const name of dimSymbols(units)) emitter.dims.add(name);
   for (const s of scratch) for (const name of dimSymbols(s.size)) emitter.dims.add(name);
@@ -35,6 +35,7 @@ export function finish(
     unit: unitName,
     lanes,
     ...(lanes === 1 ? {} : { lane: laneName }),
+    ...(subgroup === undefined ? {} : { subgroup }),
     body,
     sources: kernel.sources,
   };

@@ -5,6 +5,7 @@ import type { ImpFunction } from "../../ir/imp/types.ts";
 import type { Kernel } from "../../ir/kernel/types.ts";
 import type { Capabilities } from "../capabilities.ts";
 import { lowerPoints } from "./points.ts";
+import { lowerRows } from "./rows.ts";
 
 export interface GpuLowered {
   readonly fn: ImpFunction;
@@ -12,6 +13,7 @@ export interface GpuLowered {
   readonly built: boolean;
 }
 
-export function lowerGpu(kernel: Kernel, _capabilities: Capabilities): GpuLowered {
-  return { fn: lowerPoints(kernel), built: false };
+export function lowerGpu(kernel: Kernel, { gpu }: Capabilities): GpuLowered {
+  if (gpu === undefined) throw new Error(`kernel ${kernel.name} is lowered for a GPU without one's capabilities`);
+  return { fn: lowerRows(kernel, gpu) ?? lowerPoints(kernel), built: false };
 }

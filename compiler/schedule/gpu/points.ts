@@ -2,15 +2,15 @@
 // along the last one where they can be computed together. Neighbouring invocations take neighbouring points, so that
 // what they read and write lies together. Reductions are loops of one invocation (rows.ts shares them).
 
-import { dim, dimAdd, dimConstant, dimDiv, dimMul, type Dim } from "../../ir/dim.ts";
-import { add, binary, int, lt, mul, when } from "../../ir/imp/build.ts";
+import { dim, dimAdd, dimConstant, dimDiv, dimMul } from "../../ir/dim.ts";
+import { add, int, lt, mul, when } from "../../ir/imp/build.ts";
 import type { ImpExpr, ImpFunction } from "../../ir/imp/types.ts";
 import type { Axis, Expr, Kernel, Stage } from "../../ir/kernel/types.ts";
 import { Block, Emitter } from "../emit.ts";
 import { finish, laneName, unitName } from "../finish.ts";
 import { mergeAxes } from "../merge.ts";
 import { strideOf } from "../../ir/kernel/intern.ts";
-import { storeVector } from "./parts.ts";
+import { placesOf, storeVector, variable } from "./parts.ts";
 
 /** Invocations of a workgroup: a multiple of every subgroup's size, few enough to share small work out. */
 const lanes = 64;
@@ -38,29 +38,11 @@ export function lowerPoints(kernel: Kernel): ImpFunction {
   }
   if (four === undefined) for (const stage of stages) lowerStage(emitter, inside, stage);
   root.statements.push(when(lt(point, emitter.size(points)), inside.statements));
-  return finish(kernel, emitter, dimDiv(dimAdd(points, dim(lanes - 1)), dim(lanes)), root.statements, [], lanes);
+  return finish(kernel, emitter, dimDiv(dimAdd(points, dim(lanes - 1)), dim(lanes)), root.statements, [], { lanes });
 }
-
-const variable = (name: string): ImpExpr => ({ k: "var", name, type: "i32" });
 
 function axisOf(emitter: Emitter, name: string): Expr {
   return emitter.interner.intern({ k: "var", name, type: "i32" });
-}
-
-/** Where `point` is along each extent, the last varying fastest. */
-export function placesOf(emitter: Emitter, block: Block, point: ImpExpr, extents: readonly Dim[]): readonly ImpExpr[] {
-  const out: ImpExpr[] = [];
-  let rest = point;
-  for (const [i, extent] of [...extents.entries()].reverse()) {
-    if (i === 0) out.unshift(rest);
-    else if (dimConstant(extent) === 1) out.unshift(int(0));
-    else {
-      const by = emitter.size(extent);
-      out.unshift(emitter.name(block, "place", binary("mod", rest, by)));
-      rest = emitter.name(block, "rest", binary("div", rest, by));
-    }
-  }
-  return out;
 }
 
 interface Points {
