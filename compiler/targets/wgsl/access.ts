@@ -106,7 +106,8 @@ function scalar(p: Position, w: Writer): string {
 /** Stores the first `count` lanes of a vector, or a scalar (`count` 1 and not `vector`). */
 export function storeLines(position: Position, value: string, vector: boolean, count: number, w: Writer): void {
   const { place, array, at } = position;
-  const kept = vector ? w.keep(value, "v") : value;
+  // What becomes several statements has its value before any of them writes.
+  const kept = vector || place.view === "atomic words" ? w.keep(value, "v") : value;
   if (place.view === "four" && vector && count === 4) {
     w.line(`${array}[${position.index} >> 2u] = ${native4(kept, place, w)};`);
     return;

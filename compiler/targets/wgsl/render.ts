@@ -128,7 +128,10 @@ class Renderer implements Around {
   }
 
   keep(text: string, hint: string): string {
-    if (/^\w+$/.test(text)) return text;
+    return /^\w+$/.test(text) ? text : this.#named(text, hint);
+  }
+
+  #named(text: string, hint = "i"): string {
     const name = this.fresh(hint);
     this.line(`let ${name} = ${text};`);
     return name;
@@ -163,7 +166,10 @@ class Renderer implements Around {
   position(ptr: ImpExpr, offset: number): Position {
     const type = typeOfImp(ptr);
     const name = isPtr(type) ? type.slice(4) : "";
-    const base = this.#expressions.text(ptr);
+    const text = this.#expressions.text(ptr);
+    // Constants out of range are refused, even where they are never reached.
+    const constant = /^-?\d+$/.test(text.replace(/^i32\((.*)\)$/, "$1"));
+    const base = constant && (text.startsWith("i32(") || this.#layout(name).space !== "buffer") ? this.#named(text) : text;
     const index = offset === 0 ? base : `(${base} ${offset < 0 ? "-" : "+"} ${Math.abs(offset)})`;
     return { place: this.#layout(name), array: this.#places.of(name), index, at: congruenceAt(this.#facts, ptr, offset) };
   }
