@@ -94,6 +94,9 @@ export interface WebGpuCompiled extends CommonCompiled {
   readonly imp: { readonly plain: readonly ImpFunction[]; readonly variants: readonly (readonly ImpFunction[])[] };
 }
 
+/** Storage buffers of a shader stage by WebGPU's default limits. */
+const webgpuBuffers = 8;
+
 /** What features code is made for when nothing is said: the sizes of subgroups that are common, and none. */
 export const usualFeatures: readonly WgslFeatures[] = [
   { subgroups: 32, f16: false },
@@ -121,7 +124,10 @@ function webgpu(source: Graph, options: WebGpuOptions): WebGpuCompiled {
   const given = "length" in asked ? asked : [asked];
   const isCore = (f: WgslFeatures): boolean => f.subgroups === 0 && !f.f16;
   const features = [...given.filter((f) => !isCore(f)), coreFeatures];
-  const { common, functions } = compiled(source, options, features.map(webgpuCapabilities), { panel: gpuPanel });
+  const { common, functions } = compiled(source, options, features.map(webgpuCapabilities), {
+    panel: gpuPanel,
+    mostBuffers: webgpuBuffers,
+  });
   const readOnly = readOnlyBuffers(common.plan, common.kernels);
   const wgsl = features.map((f, v): WgslVariant => {
     const kernels = (functions[v] ?? []).map((fn) => renderWgsl(fn, { features: f, readOnly: readOnly.get(fn.name) ?? new Set() }));
@@ -134,6 +140,7 @@ function webgpu(source: Graph, options: WebGpuOptions): WebGpuCompiled {
 interface Layouts {
   /** Columns of a panel of a packed operand. */
   readonly panel: number;
+  readonly mostBuffers?: number;
 }
 
 interface Made {
@@ -143,7 +150,7 @@ interface Made {
 }
 
 /** Everything up to the functions, one for each variant of a target's capabilities; and the plan, which variants share. */
-function compiled(source: Graph, options: CommonOptions, variants: readonly Capabilities[], { panel }: Layouts): Made {
+function compiled(source: Graph, options: CommonOptions, variants: readonly Capabilities[], { panel, mostBuffers }: Layouts): Made {
   const fuse = options.fuse !== false;
   const unquantised: Unquantised[] = [];
   const graph = runPasses(source, {
@@ -152,7 +159,7 @@ function compiled(source: Graph, options: CommonOptions, variants: readonly Capa
     onKept: (kept) => unquantised.push(kept),
     dump: (pass, g) => options.dump?.(pass, () => printGraph(g)),
   });
-  const grouping = group(graph, { fuse, gas: options.fusionGas, panel });
+  const grouping = group(graph, { fuse, gas: options.fusionGas, panel, mostBuffers });
   const packed = new Set(grouping.groups.flatMap((g) => (g.packs === undefined ? [] : [g.packs])));
   const templates = new KernelTemplates(grouping.values, packed);
   const built = grouping.groups.map((g) => templates.build(g));

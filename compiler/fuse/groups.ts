@@ -7,7 +7,7 @@ import { locText } from "../ir/loc.ts";
 import { opOf } from "../../ops/index.ts";
 import { parametric } from "../passes/parametric.ts";
 import { bufferOf, inPlaceWrites, isSplat, nodeOf, type Values } from "./expand.ts";
-import { emptyGroup, hasFold, mayJoin, rowsWith, type Group } from "./legality.ts";
+import { emptyGroup, hasFold, mayJoin, readBy, rowsWith, type Group } from "./legality.ts";
 
 export interface FuseOptions {
   /** False: a kernel for each operation. */
@@ -16,6 +16,8 @@ export interface FuseOptions {
   readonly gas?: number | undefined;
   /** Columns of a panel of a packed operand. */
   readonly panel: number;
+  /** Buffers that a kernel may have, the one it writes included; no limit when left out. */
+  readonly mostBuffers?: number | undefined;
 }
 
 /** Why a value was written to memory although a neighbour reads it. */
@@ -160,6 +162,9 @@ class Fuser {
     for (const g of targets) {
       const reason = mayJoin(this.values, g, node, cls, costly);
       if (reason !== undefined) return reason;
+      const most = this.options.mostBuffers ?? Infinity;
+      const buffers = most === Infinity ? 0 : readBy(this.values, g, node.id).size + 1;
+      if (buffers > most) return `its reader would have ${buffers} buffers, and the device takes ${most}`;
     }
     return undefined;
   }

@@ -7,7 +7,7 @@ import { Reads } from "../ir/kernel/intern.ts";
 import type { Expr } from "../ir/kernel/types.ts";
 import { opOf } from "../../ops/index.ts";
 import { apart, coefficient } from "../schedule/merge.ts";
-import { Expander, nodeOf, writtenType, type Values } from "./expand.ts";
+import { bufferOf, Expander, isSplat, nodeOf, writtenType, type Values } from "./expand.ts";
 import { chainsOf, contractionParts } from "./patterns.ts";
 
 /** One kernel to be: a value that is written, and the values that disappear into it. */
@@ -206,4 +206,27 @@ export function hasFold(values: Values, node: OpNode): boolean {
     node.type.shape.map((d, i) => expander.axis(axisName(i), d)),
   );
   return chainsOf(value).length > 0;
+}
+
+/** The values that the kernel reads from memory with `extra` made in it, as far as the graph tells: perhaps some too many. */
+export function readBy(values: Values, g: Group, extra: ValueId): ReadonlySet<ValueId | "pack"> {
+  const found = new Set<ValueId | "pack">();
+  const seen = new Set<ValueId>();
+  const visit = (id: ValueId): void => {
+    const node = nodeOf(values, id);
+    if (seen.has(id) || node.kind !== "op") return;
+    seen.add(id);
+    const multiplies = g.packs === undefined && (id === g.contraction || (id === extra && opOf(node.op).kind === "contraction"));
+    for (const [i, o] of node.operands.entries()) {
+      // A state that is written in place is not read.
+      if (i === 0 && values.inPlace?.has(id) === true && opOf(node.op).overwrites !== undefined) continue;
+      if (multiplies && i === 1) found.add("pack");
+      else if (g.inlined.has(o) || o === extra) visit(o);
+      else if (!isSplat(nodeOf(values, bufferOf(values, o)))) found.add(bufferOf(values, o));
+    }
+  };
+  if (g.packs === undefined) visit(g.root);
+  else if (g.inlined.has(g.root) || g.root === extra) visit(g.root);
+  else found.add(bufferOf(values, g.root));
+  return found;
 }
