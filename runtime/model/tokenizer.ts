@@ -11,7 +11,7 @@ export async function openTokenizer(from: string | Uint8Array | Blob, options: T
   const folder = typeof from === "string" ? await folderOf(from) : undefined;
   if (folder !== undefined) return loadTokenizer(folder, options);
   await using file = await openGguf(from);
-  return tokenizerOfGgufFile(file, options);
+  return await tokenizerOfGgufFile(file, options);
 }
 
 /** The folder that a tokenizer is in; undefined when it is in the file itself. */
