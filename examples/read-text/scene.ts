@@ -92,7 +92,7 @@ function stringOf(random: RandomStream, kind: Kind, split: Split): string {
 export function makeScene(split: Split, seed: number, index: number): Scene {
   const random = randomStream(seed, `${split}/${index}`);
   const aspect = Math.exp(between(random, -0.9, 0.9));
-  const area = random.below(4) === 0 ? between(random, 0.4, 1) * native * native : between(random, 1, 6) * native * native;
+  const area = random.below(4) === 0 ? between(random, 0.4, 1) * native * native : between(random, 2, 6) * native * native;
   const width = Math.floor(Math.sqrt(Math.min(area, largest) * aspect));
   const height = Math.floor(Math.sqrt(Math.min(area, largest) / aspect));
   const ground = between(random, 0.25, 0.75);
@@ -127,7 +127,7 @@ function place(random: RandomStream, split: Split, width: number, height: number
     const kind = pick<Kind>(random, ["number", "code", "word"]);
     const text = stringOf(random, kind, split);
     const style = pick(random, styles);
-    const size = Math.round(between(random, 9, 18));
+    const size = Math.round(between(random, 8, 14));
     const drawn = drawText(text, style, size);
     const [roomX, roomY] = [width - drawn.width - 4, height - drawn.height - 4];
     const colour = pick(random, Object.keys(colours));

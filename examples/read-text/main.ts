@@ -1,0 +1,134 @@
+// Makes the pictures, trains UHD-tiny and what it is compared with, and evaluates them on strings that none has seen. What
+// is there already is not done again, and a training that was stopped goes on. `node examples/read-text/train.mjs --help`.
+
+import { spawn } from "node:child_process";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { parseArgs } from "node:util";
+import { writeSplit, writeTokenizer } from "./dataset.ts";
+import { evaluate, scores, type Score } from "./evaluate.ts";
+
+/** Config values of each model. `uhdc explain` counts no fewer operations for `fixed` than for `uhd`. */
+export const models: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  uhd: {},
+  fixed: { sliced: "false", layers: "5", vit_width: "192", vit_heads: "6", vit_hidden: "768" },
+  unmarked: { marked: "false" },
+};
+
+const help = `Trains UHD-tiny to read text in pictures, and tells how well it does.
+
+  --out <folder>     pictures, trainings and results; default out/read-text
+  --models <names>   of ${Object.keys(models).join(", ")}; default all
+  --seeds <list>     default 1,2,3
+  --pictures <n>     of the training split; default 20000
+  --test <n>         pictures of the test split; default 500
+  --steps <n>        of each training; default 6000
+  --batch <n>        pictures a step; default 8
+  --threads <n>      default: those of the machine`;
+
+const { values } = parseArgs({
+  options: {
+    out: { type: "string", default: "out/read-text" },
+    models: { type: "string", default: Object.keys(models).join(",") },
+    seeds: { type: "string", default: "1,2,3" },
+    pictures: { type: "string", default: "20000" },
+    test: { type: "string", default: "500" },
+    steps: { type: "string", default: "6000" },
+    batch: { type: "string", default: "8" },
+    threads: { type: "string" },
+    help: { type: "boolean", default: false },
+  },
+});
+
+const graph = "graphs/uhd-tiny.uhd";
+
+async function main(uhdc: string): Promise<void> {
+  if (values.help) {
+    console.log(help);
+    return;
+  }
+  const data = path.join(values.out, "data");
+  await makeData(data);
+  const results: Record<string, Readonly<Record<string, Score>>> = {};
+  for (const name of values.models.split(",")) {
+    const config = models[name];
+    if (config === undefined) throw new Error(`there is no model ${name}; there are ${Object.keys(models).join(", ")}`);
+    for (const seed of values.seeds.split(",")) {
+      const out = path.join(values.out, `${name}-${seed}`);
+      const model = path.join(out, "model.safetensors");
+      if (!existsSync(model)) await trainOne(uhdc, config, seed, data, out);
+      const began = performance.now();
+      const answered = await evaluate({ graph, config, model, folder: data, split: "test" });
+      writeFileSync(path.join(out, "answers.json"), JSON.stringify(answered, null, 1));
+      const found = scores(answered);
+      results[`${name}, seed ${seed}`] = found;
+      console.log(`${name}, seed ${seed} (answers in ${((performance.now() - began) / 1000).toFixed(0)} s)`);
+      for (const [about, s] of Object.entries(found)) console.log(`  ${about.padEnd(8)} ${scoreText(s)}`);
+    }
+  }
+  writeFileSync(path.join(values.out, "results.json"), `${JSON.stringify(results, null, 1)}\n`);
+  console.log(`over seeds\n${overSeeds(results)}`);
+}
+
+const percent = (share: number): string => `${(100 * share).toFixed(1)}%`;
+const scoreText = (s: Score): string => `${percent(s.share)} of ${s.questions} right, 95% interval ${percent(s.low)} to ${percent(s.high)}`;
+
+/** Mean of the seeds, with the 95% interval that Student's t gives to so few. */
+function overSeeds(results: Readonly<Record<string, Readonly<Record<string, Score>>>>): string {
+  const quantiles = [NaN, 12.706, 4.303, 3.182, 2.776, 2.571];
+  const names = [...new Set(Object.keys(results).map((key) => key.split(",")[0] ?? ""))];
+  return names
+    .flatMap((name) => {
+      const runs = Object.entries(results).flatMap(([key, s]) => (key.startsWith(`${name},`) ? [s] : []));
+      return Object.keys(runs[0] ?? {}).map((about) => {
+        const shares = runs.map((r) => r[about]?.share ?? 0);
+        const mean = shares.reduce((a, b) => a + b, 0) / shares.length;
+        const variance = shares.reduce((sum, x) => sum + (x - mean) ** 2, 0) / Math.max(1, shares.length - 1);
+        const half = (quantiles[shares.length - 1] ?? 1.96) * Math.sqrt(variance / shares.length);
+        const interval = shares.length === 1 ? "one seed" : `± ${(100 * half).toFixed(1)} points, ${shares.length} seeds`;
+        return `  ${name.padEnd(9)} ${about.padEnd(8)} ${percent(mean)} (${interval})`;
+      });
+    })
+    .join("\n");
+}
+
+async function makeData(folder: string): Promise<void> {
+  const made = path.join(folder, "made.json");
+  const wanted = JSON.stringify({ pictures: values.pictures, test: values.test });
+  if (existsSync(made) && readFileSync(made, "utf8") === wanted) return;
+  await writeTokenizer(path.join(folder, "tokenizer"));
+  await writeSplit(folder, "train", Number(values.pictures), 1);
+  await writeSplit(folder, "validation", Math.min(200, Number(values.test)), 1);
+  await writeSplit(folder, "test", Number(values.test), 1);
+  writeFileSync(made, wanted);
+}
+
+function trainOne(uhdc: string, config: Readonly<Record<string, string>>, seed: string, data: string, out: string): Promise<void> {
+  const fixed = ["--data", `${data}/train.json`, "--images", `${data}/images`, "--tokenizer", `${data}/tokenizer`, "--out", out];
+  const chosen = [
+    "--init",
+    `seeded:${seed}`,
+    "--seed",
+    seed,
+    "--steps",
+    values.steps,
+    "--batch",
+    values.batch,
+    "--save",
+    "100",
+    "--resume",
+  ];
+  const sets = Object.entries(config).flatMap(([name, value]) => ["--set", `${name}=${value}`]);
+  const threads = values.threads === undefined ? [] : ["--threads", values.threads];
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [uhdc, "train", graph, ...fixed, ...chosen, ...sets, ...threads], { stdio: "inherit" });
+    // Ctrl-C reaches the training too, which saves and ends; this program ends after it.
+    process.once("SIGINT", () => undefined);
+    child.on("error", reject);
+    child.on("close", (code) =>
+      code === 0 ? resolve() : reject(new Error(`the training ended with ${String(code)}; the same command goes on with it`)),
+    );
+  });
+}
+
+await main("dist/compiler/cli/uhdc.js");
