@@ -38,10 +38,8 @@ export async function readPart(stored: StoredTensor, packed: Packed, first: numb
   await eachPiece(packed, first, target, async (block, count, into) => {
     const raw = new Uint8Array(count * blocks.bytes);
     await blocks.read(block, raw);
-    for (let b = 0; b < count; b++) {
-      const at = b * blocks.bytes + from;
-      for (let i = 0; i < bytes; i++) into[b * bytes + i] = raw[at + i] ?? 0;
-    }
+    for (let b = 0, at = from, to = 0; b < count; b++, at += blocks.bytes, to += bytes)
+      for (let i = 0; i < bytes; i++) into[to + i] = raw[at + i] as number;
   });
 }
 
@@ -52,15 +50,15 @@ export async function packPart(read: ReadFloats, packed: Packed, first: number, 
   await eachPiece(packed, first, target, async (block, count, into) => {
     const floats = new Float32Array(count * blockElements);
     await read(block * blockElements, floats);
+    const scale = { half: 0, d: 0, minimum: 0, m: 0 };
     for (let b = 0; b < count; b++) {
-      const scale = scaleOf(format, floats, b * blockElements);
+      measure(format, floats, b * blockElements, scale);
       if (!Number.isFinite(scale.d) || !Number.isFinite(scale.m)) throw cannot(packed, block + b);
-      const place = into.subarray(b * bytes, (b + 1) * bytes);
-      if (part === "values") valuesOf(format, floats, b * blockElements, scale, place);
+      if (part === "values") fillValues(format, floats, b * blockElements, scale, into, b * bytes);
       else {
         const half = part === "scales" ? scale.half : scale.minimum;
-        place[0] = half & 255;
-        place[1] = half >> 8;
+        into[b * bytes] = half & 255;
+        into[b * bytes + 1] = half >> 8;
       }
     }
   });
@@ -90,36 +88,44 @@ async function eachPiece(
 
 interface Scale {
   /** f16's bits, and what they are. */
-  readonly half: number;
-  readonly d: number;
-  readonly minimum: number;
-  readonly m: number;
+  half: number;
+  d: number;
+  minimum: number;
+  m: number;
 }
 
-function scaleOf(format: PackedFormat, x: Float32Array, at: number): Scale {
-  let [least, most] = [Infinity, -Infinity];
-  for (let i = at; i < at + blockElements; i++) {
-    const v = x[i] ?? 0;
-    // Written so that a NaN stays.
-    if (!(v >= least)) least = v;
-    if (!(v <= most)) most = v;
-    if (v !== v) return { half: 0, d: NaN, minimum: 0, m: NaN };
+/** The scale and the minimum of the block at `at`; NaN where it holds one. */
+function measure(format: PackedFormat, x: Float32Array, at: number, scale: Scale): void {
+  let [least, most, total] = [Infinity, -Infinity, 0];
+  const end = at + blockElements;
+  for (let i = at; i < end; i++) {
+    const v = x[i] as number;
+    if (v < least) least = v;
+    if (v > most) most = v;
+    // Comparisons pass over a NaN.
+    total += v;
   }
-  const minimum = format === "q4_1" ? halfOfFloat(least) : 0;
-  const m = floatOfHalf(minimum);
+  scale.minimum = format === "q4_1" ? halfOfFloat(least) : 0;
+  scale.m = floatOfHalf(scale.minimum);
   const exact =
-    format === "q8_0" ? Math.max(-least, most) / 127 : format === "q4_0" ? (-least >= most ? least : most) / -8 : (most - m) / 15;
-  const half = halfOfFloat(exact);
-  return { half, d: floatOfHalf(half), minimum, m };
+    format === "q8_0" ? Math.max(-least, most) / 127 : format === "q4_0" ? (-least >= most ? least : most) / -8 : (most - scale.m) / 15;
+  scale.half = halfOfFloat(exact);
+  scale.d = total === total ? floatOfHalf(scale.half) : NaN;
 }
 
-function valuesOf(format: PackedFormat, x: Float32Array, at: number, { d, m }: Scale, into: Uint8Array): void {
+/** The nearest whole number from 0 to `most`. */
+const within = (x: number, most: number): number => (x <= 0 ? 0 : x >= most ? most : (x + 0.5) | 0);
+
+function fillValues(format: PackedFormat, x: Float32Array, at: number, { d, m }: Scale, into: Uint8Array, to: number): void {
   const inverse = d === 0 ? 0 : 1 / d;
   if (format === "q8_0") {
-    for (let i = 0; i < blockElements; i++) into[i] = Math.max(-127, Math.min(127, Math.round((x[at + i] ?? 0) * inverse)));
+    const size = blockElements;
+    for (let i = 0; i < size; i++) into[to + i] = within((x[at + i] as number) * inverse + 127, 254) - 127;
     return;
   }
   const offset = format === "q4_0" ? 8 : 0;
-  const quantum = (i: number): number => Math.max(0, Math.min(15, Math.round(((x[at + i] ?? 0) - m) * inverse + offset)));
-  for (let i = 0; i < 16; i++) into[i] = quantum(i) | (quantum(i + 16) << 4);
+  for (let i = 0; i < 16; i++) {
+    const low = within(((x[at + i] as number) - m) * inverse + offset, 15);
+    into[to + i] = low | (within(((x[at + i + 16] as number) - m) * inverse + offset, 15) << 4);
+  }
 }

@@ -27,21 +27,22 @@ function ops(type: Integer): {
 
 /** f16 bits (in the low half of each integer) to f32: exact. */
 export function f32FromF16(bits: ImpExpr, type: Integer, k: Keeper): ImpExpr {
-  const { c, two, less, choose, float } = ops(type);
-  const h = k.keep(bits);
-  const magnitude = k.keep(two("bitand", h, c(0x7fff)));
+  const { c, two, choose, float } = ops(type);
+  // The sign at its place, and the rest where f32 has it.
+  const moved = k.keep(two("bitand", two("shr", two("shl", bits, c(16)), c(3)), c(0x8fffe000 | 0)));
   // The exponent is biased by 15 where f32 has 127; multiplying by 2^112 mends it, denormals included.
   const scaled: ImpExpr = {
     k: "binary",
     op: "mul",
-    a: { k: "bitcast", a: two("shl", magnitude, c(13)), type: float },
+    a: { k: "bitcast", a: moved, type: float },
     b: { k: "const", type: float, value: 2 ** 112 },
     type: float,
   };
-  const finite: ImpExpr = { k: "bitcast", a: scaled, type };
-  const special = two("bitor", two("shl", magnitude, c(13)), c(0x7f800000));
-  const value = choose(less(c(0x7bff), magnitude), special, finite);
-  return { k: "bitcast", a: two("bitor", value, two("shl", two("bitand", h, c(0x8000)), c(16))), type: float };
+  // Infinities and NaN have the largest exponent of either type; their fraction is at its place already.
+  const all = c(0x0f800000);
+  const special: ImpExpr = { k: "binary", op: "eq", a: two("bitand", moved, all), b: all, type: type === "i32" ? "bool" : "i32x4" };
+  const exponent = type === "i32" ? choose(special, c(0x7f800000), c(0)) : two("bitand", special, c(0x7f800000));
+  return { k: "bitcast", a: two("bitor", { k: "bitcast", a: scaled, type }, exponent), type: float };
 }
 
 export function f32FromBf16(bits: ImpExpr, type: Integer): ImpExpr {
