@@ -11,7 +11,7 @@ import { compileGraph, type Compiled } from "../compiler/compile.ts";
 import type { ConcreteTensor } from "../compiler/ir/graph/eval.ts";
 import type { Graph } from "../compiler/ir/graph/types.ts";
 import { WasmDevice } from "../runtime/devices/wasm/device.ts";
-import { load, type GenerateRequest, type LoadOptions, type Model } from "../runtime/model/load.ts";
+import { load, type GenerateRequest, type ModelOptions, type Model } from "../runtime/model/load.ts";
 import { commonPrefix, entriesOf, piecesOf, rowsOf, type Entry } from "../runtime/model/sequence.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 import { encodePrompt, imagePlaceholder } from "../runtime/text/prompt.ts";
@@ -57,7 +57,7 @@ interface Run {
 }
 
 /** A model on the generator's weights that tells what its session is given. */
-async function open(which: typeof chat, options: LoadOptions = {}): Promise<{ readonly model: Model; readonly runs: Run[] }> {
+async function open(which: typeof chat, options: ModelOptions = {}): Promise<{ readonly model: Model; readonly runs: Run[] }> {
   const model = await load({
     graph: which.compiled,
     vision: generatedWeights(which.graph),

@@ -18,7 +18,7 @@ import { openTokenizer } from "./tokenizer.ts";
 
 type OneOf<T> = T extends readonly (infer E)[] ? E : T;
 
-export interface LoadOptions {
+export interface ModelOptions {
   /**
    * graphs/llama.uhd or graphs/llava-uhd-chat.uhd at the checkpoint's sizes: the folder or URL of an artefact, or one in
    * memory. Default: `model`, where that is a folder which an artefact was written into.
@@ -128,7 +128,7 @@ function picturesOf(messages: readonly Message[], images: readonly Picture[] | u
  * Throws ArtefactError, TextError, WeightsError, SafetensorsError, GgufError, PickleError, ResourceError, InputError (a graph of
  * another kind) or DeviceError; whatever it throws, nothing stays allocated.
  */
-export async function load(options: LoadOptions): Promise<Model> {
+export async function load(options: ModelOptions): Promise<Model> {
   const { signal } = options;
   signal?.throwIfAborted();
   const artefact = await graphOf(options);
@@ -156,21 +156,21 @@ export async function load(options: LoadOptions): Promise<Model> {
   }
 }
 
-async function graphOf({ graph, model }: LoadOptions): Promise<Artefact> {
+async function graphOf({ graph, model }: ModelOptions): Promise<Artefact> {
   if (typeof graph === "object" && !(graph instanceof URL)) return artefactInMemory(graph);
   const from = graph ?? (typeof model === "string" ? model : undefined);
   if (from === undefined) throw new TextError("load needs a compiled graph: the folder that uhdc compile wrote, or an artefact in memory");
   return loadArtefact(from);
 }
 
-async function tokenizerOf({ tokenizer, model, libraries }: LoadOptions): Promise<Tokenizer> {
+async function tokenizerOf({ tokenizer, model, libraries }: ModelOptions): Promise<Tokenizer> {
   if (typeof tokenizer === "object" && "encode" in tokenizer) return tokenizer;
   const from = tokenizer ?? model;
   if (from === undefined) throw new TextError("load needs a model to take the tokenizer from, or a tokenizer");
   return openTokenizer(from, { library: libraries?.tokenizers });
 }
 
-function weightsOf({ model, vision, prefix, extra }: LoadOptions): WeightsOptions | undefined {
+function weightsOf({ model, vision, prefix, extra }: ModelOptions): WeightsOptions | undefined {
   const list: OneOf<Checkpoint>[] = model === undefined ? [] : [model];
   if (vision !== undefined)
     list.push(...(Array.isArray(vision) ? (vision as readonly OneOf<Checkpoint>[]) : [vision as OneOf<Checkpoint>]));
