@@ -1,27 +1,22 @@
-// Text from a language model's graph (graphs/llama.uhd): a conversation in, pieces of the answer out, as they come. The
-// likeliest token each time, chosen on the device, so that only ids cross to the host. Turns that continue a
-// conversation reuse the key-value cache. Does not sample, and takes no pictures.
+// Text from a language model's graph: conversations in, pieces of the answers out, as they come. Tokens are chosen on the
+// device, so that only ids cross to the host. Turns that continue a conversation reuse the key-value cache; several
+// conversations go through the weights together; a search follows several beams. Takes no pictures (runtime/model).
 
 import { InputError, TextError } from "./errors.ts";
+import { batch, type BatchPiece } from "./generate/batch.ts";
+import { continuationCount } from "./generate/beams.ts";
+import { engineOf, type Engine } from "./generate/engine.ts";
+import { settingsOf, type GenerateOptions, type Settings } from "./generate/options.ts";
+import { Sequence } from "./generate/rows.ts";
+import { Runner } from "./generate/runner.ts";
+import { search } from "./generate/search.ts";
 import type { Session } from "./session.ts";
-import type { Tensor } from "./tensor.ts";
 import type { ChatTemplate, Message } from "./text/chat.ts";
-import { streamText } from "./text/stream.ts";
+import { streamText, TextStream } from "./text/stream.ts";
 import { checkVocabulary, type Tokenizer } from "./text/tokenizer.ts";
 
-export interface GenerateOptions {
-  /** Most tokens of the answer. Default 1024; the context's end is an end too. */
-  readonly maximumTokens?: number | undefined;
-  /** The answer ends before the first of these. */
-  readonly stop?: readonly string[] | undefined;
-  /** Looked at before each token and while one is computed: the iteration then throws `signal.reason`. */
-  readonly signal?: AbortSignal | undefined;
-  /** Told after each token: how many there are, and the milliseconds the last one took. The first is the prompt's. */
-  readonly onToken?: ((count: number, milliseconds: number) => void) | undefined;
-}
-
-/** What the graph must have, by name. */
-const inputs = { rows: "rows", given: "given", past: "past" } as const;
+export type { BatchPiece } from "./generate/batch.ts";
+export type { GenerateOptions } from "./generate/options.ts";
 
 export class LanguageModel implements AsyncDisposable {
   readonly session: Session;
@@ -29,51 +24,62 @@ export class LanguageModel implements AsyncDisposable {
   readonly template: ChatTemplate;
   /** Tokens that the cache can hold. */
   readonly context: number;
-  readonly #width: number;
-  /** The tokens whose keys and values are in the cache, in order. */
-  #cached: number[] = [];
+  readonly #runner: Runner;
+  /** The last conversation: the tokens whose keys and values are in the cache. */
+  #kept = new Sequence();
   #busy = false;
 
-  private constructor(session: Session, tokenizer: Tokenizer, template: ChatTemplate, context: number, width: number) {
+  private constructor(session: Session, tokenizer: Tokenizer, template: ChatTemplate, engine: Engine) {
     this.session = session;
     this.tokenizer = tokenizer;
     this.template = template;
-    this.context = context;
-    this.#width = width;
+    this.context = engine.capacity;
+    this.#runner = new Runner(engine);
   }
 
   /** Takes the session over: it is closed with the model. Throws InputError for another graph, TextError for another vocabulary. */
   static create(session: Session, tokenizer: Tokenizer, template: ChatTemplate): LanguageModel {
-    const { plan } = session;
-    const past = plan.symbols.find((s) => s.name === inputs.past && s.argument === true);
-    const given = plan.inputs.find((i) => i.name === inputs.given);
-    const width = Number(given === undefined ? NaN : plan.buffers[given.buffer]?.shape[1]);
-    const logits = plan.outputs.find((o) => o.name === "logits");
-    const rows = Number(logits === undefined ? NaN : plan.buffers[logits.buffer]?.shape[1]);
-    const fits = plan.inputs.some((i) => i.name === inputs.rows) && plan.outputs.some((o) => o.name === "next");
-    if (past?.upper === undefined || !fits || !Number.isInteger(width) || !Number.isInteger(rows))
-      throw new InputError(
-        `${plan.name} is not a language model's graph: it must be one like graphs/llama.uhd, with rows, given and past, logits and next`,
-      );
-    checkVocabulary(tokenizer, rows);
-    return new LanguageModel(session, tokenizer, template, past.upper, width);
+    const engine = engineOf(session);
+    checkVocabulary(tokenizer, engine.vocabulary);
+    return new LanguageModel(session, tokenizer, template, engine);
+  }
+
+  /** Most beams of a search. */
+  get mostBeams(): number {
+    const { sequences, candidates } = this.#runner.engine;
+    return Math.max(1, Math.min(sequences, Math.floor(candidates / continuationCount(1, this.tokenizer.ends.length))));
   }
 
   /** Forgets the conversation so far. */
   reset(): void {
-    this.#cached = [];
+    this.#runner.rows.cut(this.#kept, 0);
   }
 
   /**
-   * The assistant's next turn, in pieces that are not empty. Throws TextError when the conversation is longer than the
-   * context, or when another answer is still being made.
+   * The assistant's next turn, in pieces that are not empty. Throws InputError for options that are out of range or that
+   * the graph does not have, TextError when the conversation is longer than the context, or when another answer is
+   * still being made.
    */
   async *generate(messages: readonly Message[], options: GenerateOptions = {}): AsyncGenerator<string, void, undefined> {
-    const ids = this.tokenizer.encode(this.template.render(messages));
-    if (ids.length >= this.context)
-      throw new TextError(`the conversation is ${ids.length} tokens long, and the context holds ${this.context}: leave out its beginning`);
-    if (ids.length === 0) throw new TextError("the conversation is empty");
-    yield* streamText(this.tokenizer, this.#tokens(ids, options), { stop: options.stop });
+    const settings = this.#settings(options);
+    const ids = this.#encode(messages);
+    const tokens = settings.numBeams > 1 ? this.#search(ids, settings) : this.#tokens(ids, settings);
+    yield* streamText(this.tokenizer, this.#alone(tokens), { stop: settings.stop });
+  }
+
+  /**
+   * The assistant's next turns in several conversations, which go through the weights together; pieces come as they are
+   * made. There may be more conversations than the graph has sequences, or than the cache has room for with
+   * `maximumTokens` each: one that is done makes room for the next. Each answer is as it would be alone, but for
+   * rounding. Searches follow each other. Throws as `generate` does; the cache keeps none of them.
+   */
+  async *generateAll(
+    conversations: readonly (readonly Message[])[],
+    options: GenerateOptions = {},
+  ): AsyncGenerator<BatchPiece, void, undefined> {
+    const settings = this.#settings(options);
+    const prompts = conversations.map((messages) => this.#encode(messages));
+    yield* this.#alone(settings.numBeams > 1 ? this.#searches(prompts, settings) : this.#batch(prompts, settings));
   }
 
   async close(): Promise<void> {
@@ -84,41 +90,79 @@ export class LanguageModel implements AsyncDisposable {
     return this.close();
   }
 
-  /** Ids of the answer; the end's own id is not among them. */
-  async *#tokens(
-    ids: readonly number[],
-    { maximumTokens = 1024, signal, onToken }: GenerateOptions,
-  ): AsyncGenerator<number, void, undefined> {
+  #encode(messages: readonly Message[]): readonly number[] {
+    const ids = this.tokenizer.encode(this.template.render(messages));
+    if (ids.length >= this.context)
+      throw new TextError(`the conversation is ${ids.length} tokens long, and the context holds ${this.context}: leave out its beginning`);
+    if (ids.length === 0) throw new TextError("the conversation is empty");
+    return ids;
+  }
+
+  #settings(options: GenerateOptions): Settings {
+    const settings = settingsOf(options);
+    const { samples } = this.#runner.engine;
+    const lacks = (what: string): InputError =>
+      new InputError(`${this.session.plan.name} has no ${what}: it takes a graph like graphs/llama-chat.uhd`);
+    if (settings.sample && !samples) throw lacks("sampling");
+    if (settings.repetitionPenalty !== 1 && !samples) throw lacks("penalty for repetition");
+    if (settings.numBeams > this.mostBeams)
+      throw new InputError(
+        `numBeams is ${settings.numBeams}, and ${this.session.plan.name} has ${this.mostBeams}: compile graphs/llama-chat.uhd with sequences and candidates for more`,
+      );
+    return settings;
+  }
+
+  /** One answer, or one batch, at a time: they share the cache. */
+  async *#alone<T>(made: AsyncGenerator<T, void, undefined>): AsyncGenerator<T, void, undefined> {
     if (this.#busy) throw new TextError("an answer is still being made: finish or leave its loop first");
     this.#busy = true;
     try {
-      // What the cache has already is not computed again; the last token always is, since its logits are wanted.
-      let past = 0;
-      while (past < ids.length - 1 && this.#cached[past] === ids[past]) past++;
-      this.#cached.length = past;
-      let rows = ids.slice(past);
-      for (let count = 0; count < maximumTokens && this.#cached.length + rows.length <= this.context; count++) {
-        signal?.throwIfAborted();
-        const begin = performance.now();
-        const next = await this.#step(rows, signal);
-        this.#cached.push(...rows);
-        onToken?.(count + 1, performance.now() - begin);
-        if (this.tokenizer.ends.includes(next)) return;
-        yield next;
-        rows = [next];
-      }
+      yield* made;
     } finally {
       this.#busy = false;
     }
   }
 
-  async #step(rows: readonly number[], signal: AbortSignal | undefined): Promise<number> {
-    const ids: Tensor = { dtype: "i32", shape: [rows.length], data: Int32Array.from(rows) };
-    const given: Tensor = { dtype: "f32", shape: [0, this.#width], data: new Float32Array(0) };
-    const run = { [inputs.rows]: ids, [inputs.given]: given, [inputs.past]: this.#cached.length };
-    const { outputs } = await this.session.run(run, { signal });
-    const next = outputs["next"]?.data[0];
-    if (next === undefined) throw new InputError(`${this.session.plan.name} gave no next token`);
-    return next;
+  /** The kept conversation, cut to what `ids` begins with, with the rest of them. The last is always new: it is asked about. */
+  #continued(ids: readonly number[]): Sequence {
+    const kept = this.#kept;
+    let common = 0;
+    while (common < Math.min(ids.length - 1, kept.rows.length) && kept.ids[common] === ids[common]) common++;
+    this.#runner.rows.cut(kept, common);
+    kept.ids.push(...ids.slice(common));
+    return kept;
+  }
+
+  /** Ids of the answer; the end's own id is not among them. */
+  async *#tokens(ids: readonly number[], settings: Settings): AsyncGenerator<number, void, undefined> {
+    const { signal, onToken } = settings;
+    const sequence = this.#continued(ids);
+    for (let count = 0; count < settings.maximumTokens && sequence.ids.length <= this.context; count++) {
+      signal?.throwIfAborted();
+      const begin = performance.now();
+      const [next] = await this.#runner.next([sequence], [[count, 0]], settings);
+      onToken?.(count + 1, performance.now() - begin);
+      if (next === undefined || this.tokenizer.ends.includes(next)) return;
+      sequence.ids.push(next);
+      yield next;
+    }
+  }
+
+  async *#search(ids: readonly number[], settings: Settings): AsyncGenerator<number, void, undefined> {
+    yield* await search(this.#runner, this.#continued(ids), settings, this.tokenizer.ends);
+  }
+
+  /** The searches of several conversations, one after the other. */
+  async *#searches(prompts: readonly (readonly number[])[], settings: Settings): AsyncGenerator<BatchPiece, void, undefined> {
+    for (const [conversation, ids] of prompts.entries()) {
+      const found = await search(this.#runner, this.#continued(ids), settings, this.tokenizer.ends);
+      for await (const text of streamText(this.tokenizer, found, { stop: settings.stop })) yield { conversation, text };
+    }
+  }
+
+  #batch(prompts: readonly (readonly number[])[], settings: Settings): AsyncGenerator<BatchPiece, void, undefined> {
+    this.reset();
+    const stream = (): TextStream => new TextStream(this.tokenizer, { stop: settings.stop });
+    return batch(this.#runner, prompts, settings, this.tokenizer.ends, stream);
   }
 }

@@ -43,6 +43,8 @@ export interface SessionOptions {
 }
 
 export interface RunOptions {
+  /** Names of the outputs that are wanted; the others stay on the device. Default: all. */
+  readonly outputs?: readonly string[] | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
   /** Measure each step by itself, by the device's own clock where it has one. The run takes longer. */
@@ -223,6 +225,8 @@ export class Session implements AsyncDisposable {
   async #run(inputs: Inputs, options: RunOptions): Promise<RunResult> {
     const begin = performance.now();
     options.signal?.throwIfAborted();
+    const unknown = options.outputs?.find((name) => !this.plan.outputs.some((o) => o.name === name));
+    if (unknown !== undefined) throw new InputError(`${this.plan.name} has no output ${unknown}`);
     const given = checkInputs(this.plan, inputs);
     const layout = this.#layouts.get(given.shapes, given.integers);
     const arena = this.#provide(layout);
@@ -240,7 +244,7 @@ export class Session implements AsyncDisposable {
     layout: Layout,
     given: ReturnType<typeof checkInputs>,
     begin: number,
-    { signal, onProgress, profile }: RunOptions,
+    { signal, onProgress, profile, outputs: wanted }: RunOptions,
   ): Promise<RunResult> {
     const { tables } = layout;
     const shaped = performance.now();
@@ -264,6 +268,7 @@ export class Session implements AsyncDisposable {
     const computed = performance.now();
     const outputs: Record<string, Tensor> = {};
     for (const { name, buffer } of this.plan.outputs) {
+      if (wanted !== undefined && !wanted.includes(name)) continue;
       const at = this.#binding(buffer, layout, arena);
       const shape = layout.shape(buffer);
       const bytes = await this.device.read(at.buffer, at.offset, layout.elementBytes(buffer));
