@@ -20,6 +20,7 @@ export {
   WeightsError,
 } from "./errors.ts";
 export { LanguageModel, type GenerateOptions } from "./generate.ts";
+  AdapterError,
 export { contactSheet, pixelsOfPatches, type ContactSheet, type SheetPicture } from "./images/contact-sheet.ts";
 export { decodeImage, defaultMaxPixels, type DecodeOptions, type ImageFormat, type Photo } from "./images/decode.ts";
 export { pixelsOf, type Picture } from "./images/picture.ts";
@@ -28,11 +29,13 @@ export { openTokenizer } from "./model/tokenizer.ts";
 export { Session, type MemoryUse, type Progress, type RunOptions, type RunResult, type SessionOptions, type StageTime } from "./session.ts";
 export type { ArrayOf, Tensor } from "./tensor.ts";
 export {
+  OutOfMemoryError,
   chatTemplates,
   imagesOf,
   imageToken,
   jinjaTemplate,
   plain,
+  ValidationError,
   templateOf,
   vicunaV1,
   type ChatTemplate,
