@@ -26,6 +26,7 @@ describe("the graphs", () => {
     "resampler.uhd": ["resampler"],
     "spatial-resampler.uhd": ["spatial_resampler", "roi_align"],
     "positions.uhd": ["interpolate"],
+    "uhd-tiny.uhd": ["pictures", "learn", "uhd_tiny"],
   };
 
   test.each(files)("%s checks without a diagnostic and elaborates to sound graphs", (file) => {
