@@ -4,9 +4,10 @@
 import { compileGraph, type Compiled, type CompileOptions, type WebGpuCompiled, type WebGpuOptions } from "../compile.ts";
 import type { Graph } from "../ir/graph/types.ts";
 import { chooseGraph, loadChecked, type CommonOptions } from "./common.ts";
+import { quantisingOf, type QuantisingOptions } from "./quantising.ts";
 import type { Terminal } from "./terminal.ts";
 
-export interface CompilingOptions extends CommonOptions {
+export interface CompilingOptions extends CommonOptions, QuantisingOptions {
   readonly graph?: string;
   /** False with --no-fuse. */
   readonly fuse: boolean;
@@ -30,7 +31,7 @@ export function compileFile(
   const begin = performance.now();
   const graph = chooseGraph(loadChecked(file, options, terminal), file, options.graph);
   const checked = performance.now();
-  const compiled = compileGraph(graph, { fuse: options.fuse, fusionGas: options.fusionGas, dump });
+  const compiled = compileGraph(graph, { fuse: options.fuse, fusionGas: options.fusionGas, ...quantisingOf(options), dump });
   return { graph, compiled, milliseconds: { check: checked - begin, compile: performance.now() - checked } };
 }
 
@@ -47,14 +48,14 @@ export function compileFileFor(
   const begin = performance.now();
   const graph = chooseGraph(loadChecked(file, options, terminal), file, options.graph);
   const checked = performance.now();
-  const compiled = compileFor(graph, target, { fuse: options.fuse, fusionGas: options.fusionGas });
+  const compiled = compileFor(graph, target, { fuse: options.fuse, fusionGas: options.fusionGas, ...quantisingOf(options) });
   return { graph, compiled, milliseconds: { check: checked - begin, compile: performance.now() - checked } };
 }
 
 export function compileFor(
   graph: Graph,
   target: TargetOptions,
-  options: Pick<CompileOptions, "fuse" | "fusionGas"> = {},
+  options: Pick<CompileOptions, "fuse" | "fusionGas" | "quantise" | "activations"> = {},
 ): Compiled | WebGpuCompiled {
   return target.target === "webgpu" ? compileGraph(graph, { ...options, ...target }) : compileGraph(graph, options);
 }

@@ -8,12 +8,16 @@ import { repeats } from "./repeats.ts";
 import { bytesText, countText, tableText } from "./terminal.ts";
 
 export function explanationText(e: Explanation): string {
-  return [header(e), kernelsText(e.kernels), operations(e), warnings(e), unfused(e), memory(e)].filter((part) => part !== "").join("\n\n");
+  return [header(e), kernelsText(e.kernels), operations(e), warnings(e), unquantised(e), unfused(e), memory(e)]
+    .filter((part) => part !== "")
+    .join("\n\n");
 }
 
 function header(e: Explanation): string {
   const sizes = Object.entries(e.sizes).map(([name, value]) => `${name} = ${value}`);
   const lines = [`${e.name}: ${sizes.join(", ")}`, `${e.parameters.toLocaleString("en")} parameters`];
+  for (const { format, weights, elements, bytes } of e.packed)
+    lines.push(`${weights} weights packed as ${format}: ${elements.toLocaleString("en")} parameters in ${bytesText(bytes)}`);
   if (e.layout !== null) {
     lines.push(`grid ${e.layout.grid[0]}×${e.layout.grid[1]}, ${e.layout.pictures.length} pictures: ${picturesText(e.layout.pictures)}`);
     lines.push(`${e.layout.tokens} visual tokens, separators not counted`);
@@ -56,6 +60,19 @@ function warnings(e: Explanation): string {
   for (const { name, bytes } of e.copiedStates)
     lines.push(`slow: the state ${name} (${bytesText(bytes)}) is copied at the end of each run; write_rows of it alone is done in place`);
   return lines.join("\n");
+}
+
+/** One line for each reason, with the first names it concerns. */
+function unquantised(e: Explanation): string {
+  if (e.unquantised.length === 0) return "";
+  const reasons = new Map<string, string[]>();
+  for (const { name, reason } of e.unquantised) reasons.set(reason, [...(reasons.get(reason) ?? []), name]);
+  const rows = [...reasons].map(([reason, names]) => [
+    names.length === 1 ? "" : `${names.length} ×`,
+    names.length === 1 ? (names[0] ?? "") : `${names[0] ?? ""}, …`,
+    reason,
+  ]);
+  return `not packed\n${tableText(rows, [0])}`;
 }
 
 /** One line for each reason and place, with how many pairs of values it concerns. */

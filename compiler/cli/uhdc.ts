@@ -8,6 +8,7 @@ import { CliError } from "./errors.ts";
 import { processTerminal } from "./terminal.ts";
 import { declareTrain } from "./train-command.ts";
 import type { CommonOptions } from "./common.ts";
+import { quantiseChoices } from "./quantising.ts";
 import type { ChatOptions } from "./commands/chat.ts";
 import type { CompileOptions } from "./commands/compile.ts";
 import type { ConvertOptions } from "./commands/convert.ts";
@@ -67,10 +68,22 @@ const prefixOption = (): Option =>
   new Option("--weights-prefix <prefix>", "what the checkpoint puts before the graph's names, or FROM=TO; may be repeated")
     .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
     .default([], "none");
+const quantiseOption = (fallback: string): Option =>
+  new Option(
+    "--quantise <form>",
+    `hold the weights of products and tables packed: int8 (q8_0) or int4 (q4_0), in blocks of 32; ${fallback} by default`,
+  ).choices(quantiseChoices);
+const activationsOption = (): Option =>
+  new Option(
+    "--activations <type>",
+    "what few rows are multiplied with packed weights as: int16, rounded within blocks of 32, or f32, not rounded and slower",
+  ).choices(["int16", "f32"]);
 const fusionOptions = (command: Command): Command =>
   command
     .addOption(new Option("--fusion-gas <n>", "stop fusing after n decisions, to find the one that is wrong").argParser(count))
-    .addOption(new Option("--no-fuse", "one kernel for each operation"));
+    .addOption(new Option("--no-fuse", "one kernel for each operation"))
+    .addOption(quantiseOption("none"))
+    .addOption(activationsOption());
 
 function build(): Command {
   const program = new Command("uhdc")
@@ -258,6 +271,8 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
     .option("--init <rule>", "make the weights that no checkpoint gives: seeded:N; answers then mean nothing")
     .addOption(setOption())
     .addOption(deviceOption(["auto", "webgpu", "wasm"]))
+    .addOption(quantiseOption("as the file has them"))
+    .addOption(activationsOption())
     .addOption(new Option("--context <n>", "tokens the cache holds; the model's own limit or 2048, whichever is less").argParser(count))
     .addOption(new Option("--threads <n>", "threads to use").argParser(count))
     .addOption(new Option("--json", "print events, one a line: pieces as they come, then the answer with its figures").default(false))

@@ -16,10 +16,11 @@ import { compileFor, type TargetOptions } from "../compiling.ts";
 import { openDevice, targetOf, tellDevice, type RealDevice } from "../device.ts";
 import { CliError, usageError } from "../errors.ts";
 import { chooseTemplate, describeModel, hasProjector, packagedGraph, turnWith } from "../language-model.ts";
+import { asInFile, quantisingOf, type QuantisingOptions } from "../quantising.ts";
 import { prefixOf, seedOf } from "../weights.ts";
 import { bytesText, type Terminal } from "../terminal.ts";
 
-export interface ChatOptions {
+export interface ChatOptions extends QuantisingOptions {
   readonly prompt?: string;
   readonly image?: readonly string[];
   readonly system?: string;
@@ -50,7 +51,10 @@ export async function chat(model: string, options: ChatOptions, terminal: Termin
   const chosen = await openDevice(options.device, options.threads);
   await using device = chosen.device;
   const target = targetOf(device);
-  const compiled = compiledGraph(sees, { ...config, context: String(context), ...assignments(options.set, "--set") }, target);
+  // Builders for packed weights are the CPU's; elsewhere they are packed only where that is asked for.
+  const packed = options.quantise === undefined && target.target !== "webgpu" ? { quantise: await asInFile(model) } : {};
+  const quantising = { ...quantisingOf(options), ...packed };
+  const compiled = compiledGraph(sees, { ...config, context: String(context), ...assignments(options.set, "--set") }, target, quantising);
   if (!options.json) tellDevice(options.device, chosen, terminal);
   await using language = await load({
     graph: compiled,
@@ -85,14 +89,19 @@ async function withPictures(model: string, options: ChatOptions): Promise<boolea
   return true;
 }
 
-function compiledGraph(sees: boolean, config: Readonly<Record<string, string>>, target: TargetOptions): Artefact {
+function compiledGraph(
+  sees: boolean,
+  config: Readonly<Record<string, string>>,
+  target: TargetOptions,
+  quantising: Parameters<typeof compileFor>[2],
+): Artefact {
   const [name, graphName] = sees ? ["llava-uhd-chat.uhd", "llava_uhd_chat"] : ["llama.uhd", "llama"];
   const file = packagedGraph(name);
   const program = loadProgram(file, { readText: (at) => readFileSync(at, "utf8"), config });
   const graph = program.graphs.get(graphName);
   if (graph === undefined)
     throw new CliError(1, `${file}: ${program.diagnostics.map((d) => d.message).join("; ") || `it has no graph ${graphName}`}`);
-  return compileFor(graph, target);
+  return compileFor(graph, target, quantising);
 }
 
 const helpText = `/image PATH  shows a photo with what you say next; several may follow each other

@@ -4,14 +4,14 @@
 
 import { weightsMemory } from "../../../runtime/prepare.ts";
 import { Layout } from "../../../runtime/layout.ts";
-import type { Declined } from "../../compile.ts";
+import type { Compiled, Declined } from "../../compile.ts";
 import { usefulFlops } from "../../fuse/work.ts";
 import { dimEval, dimParse, dimSymbols, type DimEnv } from "../../ir/dim.ts";
 import { bytesOf } from "../../ir/dtype.ts";
 import { givenTypeText, misgiven, type GivenType } from "../../ir/plan/given.ts";
 import type { HostValue } from "../../ir/plan/host.ts";
 import { runHostProgram } from "../../ir/plan/host-eval.ts";
-import type { Plan, PlanBuffer, Step } from "../../ir/plan/types.ts";
+import type { Plan, PlanBuffer, PlanParam, Step } from "../../ir/plan/types.ts";
 import { assignments, imageSize } from "../common.ts";
 import { compileFile, type CompilingOptions } from "../compiling.ts";
 import { usageError } from "../errors.ts";
@@ -54,8 +54,12 @@ export interface Explanation {
   readonly name: string;
   /** Every symbolic size, and the integers of the run. */
   readonly sizes: DimEnv;
-  /** Elements of all parameters. */
+  /** Elements of all parameters; of packed weights, of the weights. */
   readonly parameters: number;
+  /** Weights that are held packed, by their form: how many, their elements, and the bytes of all their parts. */
+  readonly packed: readonly { readonly format: string; readonly weights: number; readonly elements: number; readonly bytes: number }[];
+  /** Matrices that were to be packed and are not, with the reasons. */
+  readonly unquantised: Compiled["unquantised"];
   /** Null when the graph has no slicing layout. */
   readonly tokens: number | null;
   readonly pictures: number | null;
@@ -91,7 +95,9 @@ export function explain(file: string, options: ExplainOptions, terminal: Termina
   const explanation: Explanation = {
     name: plan.name,
     sizes: env,
-    parameters: plan.params.reduce((sum, p) => sum + p.shape.reduce((a, b) => a * b, 1), 0),
+    parameters: plan.params.reduce((sum, p) => sum + ownElements(p), 0),
+    packed: packedOf(plan),
+    unquantised: compiled.unquantised,
     tokens: slicing?.tokens ?? null,
     pictures: slicing?.pictures.length ?? null,
     layout: slicing ?? null,
@@ -112,6 +118,26 @@ export function explain(file: string, options: ExplainOptions, terminal: Termina
     ),
   };
   terminal.out(options.json ? JSON.stringify(explanation, null, 2) : explanationText(explanation));
+}
+
+const elementsOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
+
+/** Elements of a parameter of the checkpoint; those of a packed weight count with its values. */
+function ownElements({ shape, packed }: PlanParam): number {
+  return packed === undefined ? elementsOf(shape) : packed.part === "values" ? elementsOf(packed.shape) : 0;
+}
+
+function packedOf(plan: Plan): Explanation["packed"] {
+  const formats = new Map<string, { weights: number; elements: number; bytes: number }>();
+  for (const p of plan.params) {
+    if (p.packed === undefined) continue;
+    const known = formats.get(p.packed.format) ?? { weights: 0, elements: 0, bytes: 0 };
+    formats.set(p.packed.format, known);
+    if (p.packed.part === "values") known.weights++;
+    known.elements += ownElements(p);
+    known.bytes += elementsOf(p.shape) * bytesOf(p.dtype);
+  }
+  return [...formats].map(([format, counted]) => ({ format, ...counted }));
 }
 
 function stateBytes(plan: Plan, layout: Layout): number {
