@@ -3,6 +3,7 @@
 
 import { dim, dimAdd, dimDiv, dimEval, dimProduct, dimSymbol, type Dim } from "../compiler/ir/dim.ts";
 import type { DType } from "../compiler/ir/dtype.ts";
+import { fromHalf, toHalf } from "../compiler/ir/imp/scalar.ts";
 import * as x from "../compiler/ir/kernel/build.ts";
 import type { Axis, Expr, Kernel, KernelBuffer, Stage } from "../compiler/ir/kernel/types.ts";
 
@@ -26,6 +27,10 @@ export interface Case {
   readonly out: DType;
   /** The fold multiplies b·a. */
   readonly swapped: boolean;
+  /** Columns of a panel of B; 8 when left out. */
+  readonly panel?: number;
+  /** What B is stored as; f32 when left out. */
+  readonly weights?: "f32" | "f16";
 }
 
 type Load = Extract<Expr, { k: "load" }>;
@@ -51,7 +56,8 @@ export function matmulKernel(c: Case, name = "product"): Made {
   const m: Axis = { name: "m", extent: sizeOf("M", c.m) };
   const n: Axis = { name: "n", extent: sizeOf("N", c.n) };
   const k = sizeOf("K", c.k);
-  const panels = dimDiv(dimAdd(n.extent, dim(7)), dim(8));
+  const { panel = 8, weights = "f32" } = c;
+  const panels = dimDiv(dimAdd(n.extent, dim(panel - 1)), dim(panel));
   const at = (places: readonly (readonly [Expr, Dim])[]): Expr =>
     places.reduce<Expr>((p, [e, extent], i) => (i === 0 ? e : x.add(x.mul(p, x.dimExpr(extent)), e)), x.i32(0));
   const of = (axis: Axis): readonly [Expr, Dim] => [x.variable(axis.name), axis.extent];
@@ -72,12 +78,12 @@ export function matmulKernel(c: Case, name = "product"): Made {
   if (c.a === "gathered") buffer("rows", "i32", [...shape, m.extent]);
   const row = c.a === "gathered" ? load("rows", bm, "i32") : bm;
   const a = load("A", c.a === "columns" ? at([...some, [kVar, k], of(m)]) : x.add(x.mul(row, x.dimExpr(k)), kVar));
-  buffer("B", "f32", [...(c.sharedB ? [] : shape), panels, k, dim(8)]);
+  buffer("B", weights, [...(c.sharedB ? [] : shape), panels, k, dim(panel)]);
   const nVar = x.variable("n");
   const inPanel: (readonly [Expr, Dim])[] = [
-    [x.div(nVar, x.i32(8)), panels],
+    [x.div(nVar, x.i32(panel)), panels],
     [kVar, k],
-    [x.mod(nVar, x.i32(8)), dim(8)],
+    [x.mod(nVar, x.i32(panel)), dim(panel)],
   ];
   const b = load("B", at([...(c.sharedB ? [] : some), ...inPanel]));
 
@@ -141,7 +147,7 @@ export function matmulKernel(c: Case, name = "product"): Made {
     axes: [...batch, m, n],
     buffers,
     stages: [{ k: "let", name: "acc", type: "f32", value: x.fold("sum", "k", x.i32(0), x.dimExpr(k), product) }, ...stores],
-    schedule: [{ k: "packed", buffer: "B", panel: 8 }],
+    schedule: [{ k: "packed", buffer: "B", panel }],
     pattern: { k: "matmul", batch: batch.map((p) => p.name), m: "m", n: "n", kAxis: "k", a, b },
     sources: [],
   };
@@ -179,12 +185,17 @@ export function matmulData(c: Case, made: Made, seed: number): Data {
   }
   const [n, k] = [c.n.value, c.k.value];
   const batches = c.sharedB ? 1 : product(c.batch);
-  const columns = Float32Array.from({ length: batches * n * k }, next);
-  const packed = new Float32Array(made.elements.get("B") ?? 0);
-  const panels = Math.ceil(n / 8);
+  const { panel = 8, weights = "f32" } = c;
+  const half = weights === "f16";
+  const columns = Float32Array.from({ length: batches * n * k }, half ? () => fromHalf(toHalf(next())) : next);
+  const packed = half ? new Uint16Array(made.elements.get("B") ?? 0) : new Float32Array(made.elements.get("B") ?? 0);
+  const panels = Math.ceil(n / panel);
   for (let b = 0; b < batches; b++)
     for (let j = 0; j < n; j++)
-      for (let i = 0; i < k; i++) packed[((b * panels + (j >> 3)) * k + i) * 8 + (j & 7)] = columns[(b * n + j) * k + i] ?? NaN;
+      for (let i = 0; i < k; i++) {
+        const value = columns[(b * n + j) * k + i] ?? NaN;
+        packed[((b * panels + Math.floor(j / panel)) * k + i) * panel + (j % panel)] = half ? toHalf(value) : value;
+      }
   memory.B = packed;
   return { memory, columns };
 }

@@ -1,5 +1,5 @@
-// What is fused behind a matrix product on CPUs: the sums of some rows and columns lie in scratch, and every store of the
-// kernel is made of them. Does not compute sums (matmul.ts, quantised.ts).
+// What is fused behind a matrix product: the sums of some rows and columns lie in scratch, and every store of the kernel is
+// made of them. Does not compute sums (matmul.ts, quantised.ts, gpu/matmul.ts).
 
 import { dimConstant } from "../ir/dim.ts";
 import { add, at, binary, int, load, mul, store, sub } from "../ir/imp/build.ts";

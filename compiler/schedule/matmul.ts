@@ -18,13 +18,13 @@
 import { dim, dimAdd, dimConstant, dimDiv, dimMul, type Dim } from "../ir/dim.ts";
 import { add, at, binary, constantOf, int, loop, lt, mul, store, sub, when } from "../ir/imp/build.ts";
 import type { ImpExpr, ImpFunction, ImpStmt } from "../ir/imp/types.ts";
-import { scalarTypeOf, type Axis, type Expr, type Kernel } from "../ir/kernel/types.ts";
+import type { Expr, Kernel } from "../ir/kernel/types.ts";
 import { substitute } from "../ir/kernel/intern.ts";
 import type { Capabilities } from "./capabilities.ts";
 import { Block, Emitter } from "./emit.ts";
-import { epilogue, storesOf, sumExpression, type Store } from "./epilogue.ts";
+import { epilogue } from "./epilogue.ts";
 import { finish, unitName } from "./finish.ts";
-import { coefficient } from "./merge.ts";
+import { productOf, type Load, type Product } from "./product.ts";
 import { tile, tileColumns } from "./tile.ts";
 
 /** Most rows of a block, a multiple of every variant's tile. See Note [Units of a matrix product]. */
@@ -36,79 +36,10 @@ const groupElements = 2 ** 20;
 /** Steps of k in the loop's body: 4 lose 5% on Node 20, 16 gain nothing. */
 const unroll = 8;
 
-type Load = Extract<Expr, { k: "load" }>;
-
-/** A kernel that this builder can do. Expressions are interned. */
-interface Product {
-  readonly batch: readonly Axis[];
-  readonly m: Axis;
-  readonly n: Axis;
-  readonly kAxis: string;
-  /** How many k there are; reads no axis. */
-  readonly count: Expr;
-  readonly a: Load;
-  readonly b: Load;
-  /** Elements of A from one k to the next. */
-  readonly aStep: number;
-  /** Elements of A from one row to the next; undefined when rows lie anywhere. */
-  readonly rowStride: number | undefined;
-  /** Stands for the sum in `stores`: see Note [The sum as an expression]. */
-  readonly sum: Expr;
-  readonly stores: readonly Store[];
-}
-
 export function lowerMatmul(kernel: Kernel, capabilities: Capabilities): ImpFunction | undefined {
   const emitter = new Emitter(kernel.buffers, true);
-  const product = productOf(kernel, capabilities, emitter);
+  const product = capabilities.vector === 4 ? productOf(kernel, tileColumns, emitter) : undefined;
   return product === undefined ? undefined : new Builder(kernel, product, capabilities, emitter).build();
-}
-
-function productOf(kernel: Kernel, capabilities: Capabilities, emitter: Emitter): Product | undefined {
-  const { pattern, schedule, stages, buffers } = kernel;
-  if (pattern?.k !== "matmul" || capabilities.vector !== 4) return undefined;
-  const packed = schedule.some((s) => s.k === "packed" && s.buffer === pattern.b.buffer && s.panel === tileColumns);
-  const [first, ...rest] = stages;
-  if (!packed || first?.k !== "let" || first.value.k !== "fold" || constantIndex(first.value.from) !== 0) return undefined;
-  const dtype = (name: string): string | undefined => buffers.find((b) => b.name === name)?.dtype;
-  const bType = buffers.find((b) => b.name === pattern.b.buffer)?.dtype;
-  if (dtype(pattern.a.buffer) !== "f32" || bType === undefined || scalarTypeOf(bType) !== "f32") return undefined;
-
-  const axis = (name: string): Axis | undefined => kernel.axes.find((x) => x.name === name);
-  const [m, n] = [axis(pattern.m), axis(pattern.n)];
-  if (m === undefined || n === undefined) return undefined;
-  const batch = kernel.axes.filter((x) => x !== m && x !== n);
-  const count = emitter.interner.intern(first.value.to);
-  if (emitter.reads.of(count).size > 0) return undefined;
-  const [a, b] = [emitter.interner.intern(pattern.a), emitter.interner.intern(pattern.b)];
-  if (a.k !== "load" || b.k !== "load" || emitter.reads.of(a.index).has(n.name) || emitter.reads.of(b.index).has(m.name)) return undefined;
-  const stride = (index: Expr, along: string): number | undefined => {
-    const d = coefficient(index, along, emitter);
-    return d === undefined ? undefined : dimConstant(d);
-  };
-  const aStep = stride(a.index, pattern.kAxis);
-  if (aStep === undefined || stride(b.index, pattern.kAxis) !== tileColumns) return undefined;
-
-  const sum = sumExpression(first.name, m.name, n.name);
-  const stores = storesOf(rest, first.name, sum);
-  if (stores === undefined) return undefined;
-  const interned = stores.map((s) => ({ ...s, index: emitter.interner.intern(s.index), value: emitter.interner.intern(s.value) }));
-  return {
-    batch,
-    m,
-    n,
-    kAxis: pattern.kAxis,
-    count,
-    a,
-    b,
-    aStep,
-    rowStride: stride(a.index, m.name),
-    sum: emitter.interner.intern(sum),
-    stores: interned,
-  };
-}
-
-function constantIndex(e: Expr): number | undefined {
-  return e.k === "const" ? e.value : e.k === "dim" ? dimConstant(e.dim) : undefined;
 }
 
 class Builder {

@@ -4,6 +4,7 @@
 import type { ImpFunction } from "../../ir/imp/types.ts";
 import type { Kernel } from "../../ir/kernel/types.ts";
 import type { Capabilities } from "../capabilities.ts";
+import { lowerGpuMatmul } from "./matmul.ts";
 import { lowerPoints } from "./points.ts";
 import { lowerRows } from "./rows.ts";
 
@@ -15,5 +16,7 @@ export interface GpuLowered {
 
 export function lowerGpu(kernel: Kernel, { gpu }: Capabilities): GpuLowered {
   if (gpu === undefined) throw new Error(`kernel ${kernel.name} is lowered for a GPU without one's capabilities`);
+  const built = kernel.pattern?.k === "matmul" ? lowerGpuMatmul(kernel, gpu) : undefined;
+  if (built !== undefined) return { fn: built, built: true };
   return { fn: lowerRows(kernel, gpu) ?? lowerPoints(kernel), built: false };
 }
