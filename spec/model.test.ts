@@ -203,6 +203,8 @@ describe("a conversation with photos", () => {
     await refused({ messages: [user("<image>")], images: [new Uint8Array([1, 2, 3])] }, "ImageError", /not a JPEG/);
     const grey: Tensor<"u8"> = { dtype: "u8", shape: [4, 4, 1], data: new Uint8Array(16) };
     await refused({ messages: [user("<image>")], images: [grey] }, "ImageError", /of 1 channels/);
+    const sampled: object = { temperature: 0.7 };
+    await refused({ messages, images: photos, ...sampled }, "InputError", /the likeliest token alone, and has no temperature/);
     await refused({ messages: [user("\ud800")] }, "TextError", /half of a surrogate pair/);
     expect(runs).toEqual([]);
   });

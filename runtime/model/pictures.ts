@@ -65,13 +65,14 @@ export class PictureModel {
   /**
    * The assistant's next turn, in pieces that are not empty. `photos` are those of the image tokens, in order. Throws
    * TextError when they are not as many, when the conversation is longer than the context, and when another answer is
-   * still being made.
+   * still being made; InputError for options of sampling and search, which the graph does not have.
    */
   async *generate(
     messages: readonly Message<unknown>[],
     photos: readonly Tensor<"u8">[],
     options: GenerateOptions = {},
   ): AsyncGenerator<string, void, undefined> {
+    this.#checkOptions(options);
     const ids = encodePrompt(this.tokenizer, this.template.render(messages), photos.length);
     const entries = entriesOf(
       ids,
@@ -84,6 +85,16 @@ export class PictureModel {
         `the conversation is ${rows} tokens long, ${rows - rowsOf(entries.filter((e) => typeof e === "number"))} of them for its images, and the context holds ${this.context}: leave out its beginning`,
       );
     yield* streamText(this.tokenizer, this.#tokens(entries, options), { stop: options.stop });
+  }
+
+  /** Options that would change which token is chosen are never passed over. */
+  #checkOptions({ maximumTokens: _, stop: __, signal: ___, onToken: ____, ...others }: GenerateOptions): void {
+    const neutral: Readonly<Record<string, unknown>> = { doSample: false, temperature: 0, numBeams: 1, repetitionPenalty: 1 };
+    const asked = Object.entries(others).filter(([name, value]) => value !== undefined && value !== neutral[name]);
+    if (asked.length > 0)
+      throw new InputError(
+        `${this.session.plan.name} gives the likeliest token alone, and has no ${asked.map(([name]) => name).join(", ")}`,
+      );
   }
 
   /** The rows of a photo's visual sequence: shape code alone. */
