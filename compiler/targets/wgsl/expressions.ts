@@ -187,13 +187,13 @@ export class Expressions {
     const [a = ""] = this.#operands(e.a);
     switch (op) {
       case "neg":
-        if (!isFloat(type) || this.#around.plain) return `(-${a})`;
-        return `(-${this.#call("opaque", type, a)})`;
+        return isFloat(type) && !this.#around.plain ? this.#call("neg", type, a) : `(-${a})`;
       case "not":
         return type === "bool" ? `(!${a})` : `(~${a})`;
-      case "abs":
       case "floor":
       case "ceil":
+        return this.#around.plain ? `${op}(${a})` : this.#call(op, type, a);
+      case "abs":
       case "round":
       case "trunc":
         return `${op}(${a})`;

@@ -63,8 +63,13 @@ export class Library {
     const value = expressions.text(result);
     this.need(`nan${name.slice(-1)}`);
     const t = wgslType(type);
+    const u = type === "f32" ? "u32" : "vec4u";
+    // Drivers may take what is below the normal numbers for 0: its bits as an integer are the number times 2^149.
+    const tiny = [`let tiny = (bitcast<${u}>(x) - ${u}(1u)) < ${u}(0x007fffffu);`, `let v_x = select(x, ${t}(bitcast<${u}>(x)), tiny);`];
+    const start = op === "log" ? tiny : ["let v_x = x;"];
+    const shifted = op === "log" ? `(${value} - select(${t}(0.0f), ${t}(103.27893f), tiny))` : value;
     // The comparisons within may be wrong of NaN.
-    const end = `return select(${value}, v_x, nan${name.slice(-1)}(v_x));`;
-    return `fn ${name}(v_x: ${t}) -> ${t} {\n${[...lines, end].map((l) => `  ${l}`).join("\n")}\n}`;
+    const end = `return select(${shifted}, x, nan${name.slice(-1)}(x));`;
+    return `fn ${name}(x: ${t}) -> ${t} {\n${[...start, ...lines, end].map((l) => `  ${l}`).join("\n")}\n}`;
   }
 }

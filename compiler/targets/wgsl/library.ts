@@ -10,6 +10,10 @@ const templates = {
   // An unsigned 0 that no compiler can know: what is combined with it is not rewritten.
   hidden: "fn hidden() -> u32 { return u32(args.units) >> 31u; }",
   opaque$: "fn opaque$(x: F) -> F { return bitcast<F>(bitcast<U>(x) ^ U(hidden())); }",
+  neg$: "fn neg$(x: F) -> F { return bitcast<F>(bitcast<U>(x) ^ U(0x80000000u ^ hidden())); }",
+  // Drivers may take what is below the normal numbers for 0.
+  floor$: "fn floor$(x: F) -> F { return select(floor(x), F(-1.0f), (bitcast<U>(x) - U(0x80000001u)) < U(0x007fffffu)); }",
+  ceil$: "fn ceil$(x: F) -> F { return select(ceil(x), F(1.0f), (bitcast<U>(x) - U(1u)) < U(0x007fffffu)); }",
   nan$: "fn nan$(x: F) -> B { return (bitcast<U>(x) & U(0x7fffffffu)) > U(0x7f800000u); }",
   // Integers in the order of the numbers, the two zeros alike.
   key$: "fn key$(x: F) -> I { let i = bitcast<I>(x); return select(i, I(-2147483648) - i, i < I(0)); }",
