@@ -9,6 +9,7 @@ import { processTerminal } from "./terminal.ts";
 import { declareTrain } from "./train-command.ts";
 import type { CommonOptions } from "./common.ts";
 import { quantiseChoices } from "./quantising.ts";
+import { samplingOptions } from "./sampling.ts";
 import type { ChatOptions } from "./commands/chat.ts";
 import type { CompileOptions } from "./commands/compile.ts";
 import type { ConvertOptions } from "./commands/convert.ts";
@@ -64,6 +65,7 @@ const deviceOption = (names: readonly string[]): Option =>
   )
     .choices(names)
     .default("auto");
+const withSampling = (command: Command): Command => samplingOptions().reduce((c, option) => c.addOption(option), command);
 const prefixOption = (): Option =>
   new Option("--weights-prefix <prefix>", "what the checkpoint puts before the graph's names, or FROM=TO; may be repeated")
     .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
@@ -233,6 +235,17 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
       new Option("--dtype <dtype>", "what floats become; by default they stay, and blocks become f32").choices(["f32", "f16", "bf16"]),
     )
     .addOption(
+      new Option(
+        "--quantise <form>",
+        "pack matrices whose rows are multiples of 32, in blocks of 32: int8 (q8_0), int4 (q4_0), q4_1; blocks of that form stay",
+      ).choices(quantiseChoices.filter((c) => c !== "none")),
+    )
+    .addOption(
+      new Option("--keep <text>", "with --quantise: matrices whose names contain this stay; may be repeated")
+        .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
+        .default([], "none"),
+    )
+    .addOption(
       new Option("--rename <from=to>", "replace what names begin with; may be repeated")
         .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
         .default([], "none"),
@@ -240,7 +253,7 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
     .addOption(jsonOption())
     .addHelpText(
       "after",
-      "\nExamples:\n  uhdc convert model.gguf -o model.safetensors --dtype bf16\n  uhdc convert pytorch_model.bin -o clip.safetensors --rename vision_model.=",
+      "\nExamples:\n  uhdc convert model.gguf -o model.safetensors --dtype bf16\n  uhdc convert vicuna-7b/ -o vicuna-q4.safetensors --quantise int4\n  uhdc convert pytorch_model.bin -o clip.safetensors --rename vision_model.=",
     )
     .action(async (inputs: string[], options: ConvertOptions) =>
       (await import("./commands/convert.ts")).convert(inputs, options, terminal),
@@ -256,15 +269,17 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
     )
     .action(async (options: DoctorOptions) => (await import("./commands/doctor.ts")).doctor(options, terminal));
 
-  program
-    .command("chat")
-    .description("a language model of the LLaMA family answers, greedily; with photos where it has a projector")
-    .argument("<model>", "GGUF file, or a Hugging Face folder (config.json, safetensors, tokenizer)")
-    .option("--prompt <text>", "ask this and end; without it, a line of standard input is a turn")
-    .option("--image <photo...>", "JPEG, PNG or WebP: shown with the first turn, where its text has <image>, or first")
-    .option("--system <text>", "what the assistant is told first")
-    .option("--template <name>", "chat template: vicuna_v1 or plain; the model's own otherwise")
-    .addOption(new Option("--max-tokens <n>", "most tokens of an answer").argParser(count).default(512))
+  withSampling(
+    program
+      .command("chat")
+      .description("a language model of the LLaMA family answers; with photos where it has a projector")
+      .argument("<model>", "GGUF file, or a Hugging Face folder (config.json, safetensors, tokenizer)")
+      .option("--prompt <text>", "ask this and end; without it, a line of standard input is a turn")
+      .option("--image <photo...>", "JPEG, PNG or WebP: shown with the first turn, where its text has <image>, or first")
+      .option("--system <text>", "what the assistant is told first")
+      .option("--template <name>", "chat template: vicuna_v1 or plain; the model's own otherwise")
+      .addOption(new Option("--max-tokens <n>", "most tokens of an answer").argParser(count).default(512)),
+  )
     .option("--vision <path...>", "checkpoints of the vision encoder and the projector, where the model does not hold them")
     .addOption(prefixOption())
     .option("--ignore-extra", "leave out tensors that the graph does not use", false)
@@ -284,6 +299,8 @@ In a conversation, /image PATH shows a photo with what you say next, /reset begi
 Examples:
   uhdc chat SmolLM2-135M-Instruct.gguf
   uhdc chat vicuna-7b/ --template vicuna_v1 --prompt "What is a resampler?"
+  uhdc chat model.gguf --temperature 0.7 --top-p 0.9 --seed 1 --prompt "Tell me a story"
+  uhdc chat model.gguf --beams 5 --prompt "Translate to French: good morning"
   uhdc chat llava-uhd-7b/ --vision clip.safetensors --ignore-extra --image photo.jpg --prompt "What is this?"
   uhdc chat model.gguf --prompt "Hello" --json | jq -j 'select(.event == "piece").text'`,
     )

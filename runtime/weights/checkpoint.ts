@@ -9,6 +9,7 @@ import { bytesOfTensor, type Tensor } from "../tensor.ts";
 import { openBytes, readAll, withBytes, type ByteSource } from "./bytes.ts";
 import { ggufCheckpoint } from "./gguf-tensors.ts";
 import { openGguf } from "./gguf.ts";
+import { joinedParts } from "./packed-file.ts";
 import { openSafetensors } from "./safetensors.ts";
 import { listed, type OpenCheckpoint, type StoredTensor } from "./stored.ts";
 import { torchCheckpoint } from "./torch.ts";
@@ -142,7 +143,11 @@ async function openFile(from: string | Uint8Array | Blob): Promise<OpenCheckpoin
   for (const [own, { dtype, shape, begin, end }] of file.tensors) {
     tensors.set(own, { dtype, type: dtype, shape, bytes: end - begin, read: (at, target) => file.source.read(begin + at, target) });
   }
-  return { name: file.source.name, format: "safetensors", tensors, metadata: file.metadata, close: () => file[Symbol.asyncDispose]() };
+  const { metadata, source } = file;
+  return closingOnError(source, async () => {
+    const joined = joinedParts(source.name, tensors, metadata);
+    return { name: source.name, format: "safetensors", tensors: joined, metadata, close: () => file[Symbol.asyncDispose]() };
+  });
 }
 
 async function closingOnError(source: ByteSource, open: () => Promise<OpenCheckpoint>): Promise<OpenCheckpoint> {

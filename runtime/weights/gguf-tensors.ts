@@ -14,6 +14,7 @@ import { GgufError } from "../errors.ts";
 import { elementCount } from "../tensor.ts";
 import { storedWidth } from "./convert.ts";
 import type { GgufFile, GgufTensor } from "./gguf.ts";
+import type { GgmlType } from "./quants.ts";
 import type { OpenCheckpoint, StoredTensor } from "./stored.ts";
 
 /** Architectures whose names are known, and whether rows of queries and keys were moved. */
@@ -98,30 +99,34 @@ function storedIn({ source }: GgufFile, name: string, { type, shape, begin, end 
     };
     return { ...about, dtype: "F32", read: refuse };
   }
+  const blocks = { bytes: size, read: (first: number, target: Uint8Array) => source.read(begin + first * size, target) };
+  return { ...about, dtype: "F32", blocks, read: blocksAsFloats({ block, bytes: size, decode }, blocks.read) };
+}
+
+/** Reads blocks as the f32 numbers they stand for, any of them. */
+export function blocksAsFloats(
+  { block, bytes: size, decode }: Pick<GgmlType, "block" | "bytes" | "decode">,
+  readBlocks: (first: number, target: Uint8Array) => Promise<void>,
+): StoredTensor["read"] {
   const atOnce = Math.floor(piece / size);
-  return {
-    ...about,
-    dtype: "F32",
-    blocks: { bytes: size, read: (first, target) => source.read(begin + first * size, target) },
-    async read(at, target) {
-      const out = new Float32Array(target.buffer, target.byteOffset, target.byteLength / 4);
-      let done = 0;
-      const raw = new Uint8Array(Math.min(atOnce, Math.ceil(out.length / block) + 1) * size);
-      while (done < out.length) {
-        const element = at / 4 + done;
-        const first = Math.floor(element / block);
-        const skip = element - first * block;
-        const blocks = Math.min(raw.byteLength / size, Math.ceil((skip + out.length - done) / block));
-        const bytes = raw.subarray(0, blocks * size);
-        await source.read(begin + first * size, bytes);
-        const count = Math.min(blocks * block - skip, out.length - done);
-        const whole = skip === 0 && count === blocks * block;
-        const into = whole ? out.subarray(done, done + count) : new Float32Array(blocks * block);
-        decode(bytes, into);
-        if (!whole) out.set(into.subarray(skip, skip + count), done);
-        done += count;
-      }
-    },
+  return async (at, target) => {
+    const out = new Float32Array(target.buffer, target.byteOffset, target.byteLength / 4);
+    let done = 0;
+    const raw = new Uint8Array(Math.min(atOnce, Math.ceil(out.length / block) + 1) * size);
+    while (done < out.length) {
+      const element = at / 4 + done;
+      const first = Math.floor(element / block);
+      const skip = element - first * block;
+      const blocks = Math.min(raw.byteLength / size, Math.ceil((skip + out.length - done) / block));
+      const bytes = raw.subarray(0, blocks * size);
+      await readBlocks(first, bytes);
+      const count = Math.min(blocks * block - skip, out.length - done);
+      const whole = skip === 0 && count === blocks * block;
+      const into = whole ? out.subarray(done, done + count) : new Float32Array(blocks * block);
+      decode?.(bytes, into);
+      if (!whole) out.set(into.subarray(skip, skip + count), done);
+      done += count;
+    }
   };
 }
 

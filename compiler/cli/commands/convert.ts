@@ -4,12 +4,17 @@
 import { openCheckpoint } from "../../../runtime/weights/checkpoint.ts";
 import { listed } from "../../../runtime/weights/stored.ts";
 import { rewrite } from "../../../runtime/weights/write.ts";
+import type { PackedFormat } from "../../ir/plan/packed.ts";
 import { usageError } from "../errors.ts";
 import { bytesText, millisecondsText, type Terminal } from "../terminal.ts";
 
 export interface ConvertOptions {
   readonly out: string;
   readonly dtype?: "f32" | "f16" | "bf16";
+  /** The form matrices are packed in. */
+  readonly quantise?: "int8" | "int4" | PackedFormat;
+  /** Matrices whose names contain one of these stay as they are. */
+  readonly keep: readonly string[];
   /** `FROM=TO`, each: what names begin with, and what that becomes. */
   readonly rename: readonly string[];
   readonly json: boolean;
@@ -17,6 +22,8 @@ export interface ConvertOptions {
 
 export async function convert(inputs: readonly string[], options: ConvertOptions, terminal: Terminal): Promise<void> {
   const rename = options.rename.map(ruleOf);
+  const { quantise } = options;
+  const format = quantise === "int8" ? "q8_0" : quantise === "int4" ? "q4_0" : quantise;
   const abort = new AbortController();
   const stop = (): void => abort.abort();
   process.once("SIGINT", stop);
@@ -26,6 +33,7 @@ export async function convert(inputs: readonly string[], options: ConvertOptions
   try {
     const written = await rewrite(options.out, checkpoint.tensors, {
       dtype: options.dtype,
+      quantise: format === undefined ? undefined : (name) => (options.keep.some((part) => name.includes(part)) ? undefined : format),
       rename,
       // What the libraries of PyTorch ask for.
       metadata: { format: "pt" },

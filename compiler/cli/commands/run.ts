@@ -291,6 +291,8 @@ function noWeights(plan: Plan): CliError {
 function refuseCompiling(folder: string, options: RunOptions): void {
   if (options.graph !== undefined || options.set.length > 0 || !options.fuse || options.fusionGas !== undefined)
     throw usageError(`${folder} is compiled already: --graph, --set, --no-fuse and --fusion-gas are for .uhd files`);
+  if (options.quantise !== undefined || options.activations !== undefined)
+    throw usageError(`${folder} is compiled already: --quantise and --activations are for .uhd files`);
 }
 
 /** With what the device's adapter has. */
