@@ -22,8 +22,9 @@ const help = `Trains UHD-tiny to read text in pictures, and tells how well it do
   --seeds <list>     default 1,2,3
   --pictures <n>     of the training split; default 20000
   --test <n>         pictures of the test split; default 500
-  --steps <n>        of each training; default 6000
-  --batch <n>        pictures a step; default 8
+  --steps <n>        of each training; default 2500
+  --batch <n>        pictures in one run of the graph; default 1
+  --runs <n>         runs a step; default 8
   --threads <n>      default: those of the machine`;
 
 const { values } = parseArgs({
@@ -33,8 +34,9 @@ const { values } = parseArgs({
     seeds: { type: "string", default: "1,2,3" },
     pictures: { type: "string", default: "20000" },
     test: { type: "string", default: "500" },
-    steps: { type: "string", default: "6000" },
-    batch: { type: "string", default: "8" },
+    steps: { type: "string", default: "2500" },
+    batch: { type: "string", default: "1" },
+    runs: { type: "string", default: "8" },
     threads: { type: "string" },
     help: { type: "boolean", default: false },
   },
@@ -118,7 +120,7 @@ function trainOne(uhdc: string, config: Readonly<Record<string, string>>, seed: 
     "100",
     "--resume",
   ];
-  const sets = Object.entries(config).flatMap(([name, value]) => ["--set", `${name}=${value}`]);
+  const sets = Object.entries({ ...config, accumulate: values.runs }).flatMap(([name, value]) => ["--set", `${name}=${value}`]);
   const threads = values.threads === undefined ? [] : ["--threads", values.threads];
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [uhdc, "train", graph, ...fixed, ...chosen, ...sets, ...threads], { stdio: "inherit" });
