@@ -8,8 +8,8 @@
 // together. Two ways to go over the 40 rows, with the same units, since variants share a plan:
 // - in groups: four times 32 invocations have ten rows each at the same time, and B is read from near caches four times;
 //   for GPUs, which want many invocations;
-// - in turn: 32 invocations go over the rows, ten at a time, so that the place of A is the same in the whole workgroup.
-//   Drivers that run invocations as vectors of a CPU (small subgroups) then read a word of A instead of gathering it.
+// - in turn: 32 invocations go over the rows, ten at a time; each lane of a subgroup reads one step of A, and the others take
+//   it from there. For drivers that run a subgroup as a vector of a CPU (small ones), where each read of a vector is many.
 //
 // Note [Few rows]. One or two rows (a step of generation) would leave nine tenths of the tile empty, and what counts is
 // how fast B is read: a workgroup takes one panel of 32 columns, its invocations divide the steps among themselves and
@@ -71,6 +71,8 @@ class Builder {
   /** All rows of a block at once, by groups of invocations. */
   private readonly grouped: boolean;
   private readonly lanes: number;
+  /** Steps of A that a subgroup reads at once and exchanges; 0 where every invocation reads all. */
+  private readonly exchanged: number;
   private readonly sums: string;
   private readonly parts: string;
 
@@ -80,6 +82,7 @@ class Builder {
     this.emitter = emitter;
     this.grouped = gpu.subgroups === 0 || gpu.subgroups > 8;
     this.lanes = this.grouped ? across * groups : across;
+    this.exchanged = this.grouped ? 0 : gpu.subgroups;
     this.sums = unusedName(kernel.buffers, "sums");
     this.parts = unusedName(kernel.buffers, "parts");
   }
@@ -114,7 +117,10 @@ class Builder {
       ...(few === false ? [] : [{ name: this.parts, dtype: "f32", size: dim(4 * this.lanes), space: "workgroup" } as const]),
     ];
     const units = [...p.batch.map((x) => x.extent), each].reduce(dimMul, dim(1));
-    return finish(this.kernel, emitter, units, root.statements, scratch, { lanes: this.lanes });
+    return finish(this.kernel, emitter, units, root.statements, scratch, {
+      lanes: this.lanes,
+      ...(this.exchanged > 0 ? { subgroup: this.exchanged } : {}),
+    });
   }
 
   private axis(name: string): Expr {
@@ -177,10 +183,36 @@ class Builder {
       return emitter.name(block, "a", at(p.a.buffer, this.position(block, p.a, [[p.m.name, row]])));
     });
     const sums = a.map(() => emitter.name(block, "sum", vector("f32x4", 0), true));
-    this.steps(block, a, sums, b, int(0), count, 4, 1);
+    if (this.exchanged > 0) this.exchanging(block, a, sums, b, count);
+    else this.steps(block, a, sums, b, int(0), count, 4, 1);
     for (const [r, sum] of sums.entries()) block.statements.push(store(at(this.sums, int(4 * r)), sum));
     const end = emitter.name(block, "end", binary("min", size, add(start, int(rows))));
     this.stores(block, start, end, column);
+  }
+
+  /** sums += A · B: each lane of a subgroup reads one step of A's rows, and all take it from there. */
+  private exchanging(block: Block, a: readonly ImpExpr[], sums: readonly ImpExpr[], b: ImpExpr, count: ImpExpr): void {
+    const { emitter, p, exchanged } = this;
+    const known = constantOf(count);
+    const whole =
+      known === undefined ? emitter.name(block, "whole", binary("bitand", count, int(-exchanged))) : int(known - (known % exchanged));
+    const own = emitter.name(block, "own", binary("bitand", variable(laneName), int(exchanged - 1)));
+    const k = emitter.fresh("k");
+    const inside = new Block(block);
+    const step = emitter.name(inside, "step", mul(add(variable(k), own), int(p.aStep)));
+    const mine = a.map((from) => emitter.name(inside, "mine", load(advance(from, step), "f32")));
+    for (let j = 0; j < exchanged; j++) {
+      const column = emitter.name(inside, "col", load(advance(b, mul(variable(k), int(gpuPanel))), "f32x4", j * gpuPanel));
+      for (const [r, value] of mine.entries()) {
+        const name = emitter.fresh("one");
+        inside.statements.push({ k: "exchange", name, type: "f32", op: "from", value, lane: int(j) });
+        const sum = sums[r] ?? column;
+        const next = fma(splat({ k: "var", name, type: "f32" }), column, sum);
+        inside.statements.push({ k: "assign", name: nameOf(sum), value: next });
+      }
+    }
+    block.statements.push({ k: "for", name: k, from: int(0), to: whole, step: exchanged, body: inside.statements });
+    if (known === undefined || known % exchanged !== 0) this.steps(block, a, sums, b, whole, count, 1, 1);
   }
 
   /** sums += A · B for k = from, from + stride, … before `to`, `unroll` of them a round; A's rows begin at `a`, four columns of B at `b`. */
