@@ -122,11 +122,12 @@ describe("the matrix-multiply builder for GPUs", () => {
     }
   });
 
-  test("reads whole vectors: both operands' bindings are arrays of vec4 where rows are", () => {
+  test("reads whole vectors of both operands, unless a subgroup exchanges single numbers", () => {
     const made = matmulKernel({ ...plainCase, n: constant(4096), k: constant(1024) });
     for (const subgroups of sizes) {
       const { code } = renderWgsl(lowered(made, subgroups), { features: { subgroups, f16: false }, readOnly: new Set(["A", "B"]) });
-      for (const name of ["A", "B"]) expect(code).toMatch(new RegExp(`var<storage, read> p_${name}: array<vec4<?f`));
+      for (const name of subgroups === 4 || subgroups === 8 ? ["B"] : ["A", "B"])
+        expect(code).toMatch(new RegExp(`var<storage, read> p_${name}: array<vec4<?f`));
     }
   });
 });
