@@ -1,6 +1,6 @@
 // uhdc chat: a language model answers, with photos where its checkpoint has a projector. One question with --prompt, or a
-// conversation, one line a turn. The graph is graphs/llama.uhd or graphs/llava-uhd-chat.uhd at the checkpoint's sizes.
-// Ctrl-C stops the answer; at the prompt it ends the program.
+// conversation, one line a turn. The graph is graphs/llama.uhd, graphs/llama-chat.uhd where tokens are drawn or searched, or
+// graphs/llava-uhd-chat.uhd, at the checkpoint's sizes. Ctrl-C stops the answer; at the prompt it ends the program.
 
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline/promises";
@@ -8,6 +8,7 @@ import type { Artefact } from "../../../runtime/artefact.ts";
 import { ImageError, messageOf, TextError } from "../../../runtime/errors.ts";
 import { pixelsOf, type Picture } from "../../../runtime/images/picture.ts";
 import { load, type Model } from "../../../runtime/model/load.ts";
+import { continuationCount } from "../../../runtime/generate/beams.ts";
 import type { Message } from "../../../runtime/text/chat.ts";
 import { loadProgram } from "../../check/index.ts";
 import { printAnswer, tellUntrained } from "../answering.ts";
@@ -17,10 +18,11 @@ import { openDevice, targetOf, tellDevice, type RealDevice } from "../device.ts"
 import { CliError, usageError } from "../errors.ts";
 import { chooseTemplate, describeModel, hasProjector, packagedGraph, turnWith } from "../language-model.ts";
 import { asInFile, quantisingOf, type QuantisingOptions } from "../quantising.ts";
+import { asksForMore, generateOptionsOf, type SamplingOptions } from "../sampling.ts";
 import { prefixOf, seedOf } from "../weights.ts";
 import { bytesText, type Terminal } from "../terminal.ts";
 
-export interface ChatOptions extends QuantisingOptions {
+export interface ChatOptions extends QuantisingOptions, SamplingOptions {
   readonly prompt?: string;
   readonly image?: readonly string[];
   readonly system?: string;
@@ -48,13 +50,22 @@ export async function chat(model: string, options: ChatOptions, terminal: Termin
   const context = options.context ?? Math.min(trained, 2048);
   if (context > trained) throw usageError(`--context ${context} is more than the model was trained for, ${trained}`);
   const sees = await withPictures(model, options);
+  const { beams = 1 } = options;
+  if (beams > 1 && (options.temperature ?? 0) > 0)
+    throw usageError("--beams searches for the likeliest answer: it goes without --temperature");
+  if (sees && asksForMore(options))
+    throw usageError("with photos the likeliest token is taken each time: --temperature, --beams and the like are for text");
+  // What draws and searches takes room and time to compile, so it is there only where it is asked for.
+  const kind = sees ? "photos" : asksForMore(options) ? "chosen" : "text";
+  const sequences = { sequences: String(beams), candidates: String(continuationCount(beams, tokenizer.ends.length)) };
   const chosen = await openDevice(options.device, options.threads);
   await using device = chosen.device;
   const target = targetOf(device);
   // Builders for packed weights are the CPU's; elsewhere they are packed only where that is asked for.
   const packed = options.quantise === undefined && target.target !== "webgpu" ? { quantise: await asInFile(model) } : {};
   const quantising = { ...quantisingOf(options), ...packed };
-  const compiled = compiledGraph(sees, { ...config, context: String(context), ...assignments(options.set, "--set") }, target, quantising);
+  const sizes = { ...config, context: String(context), ...(kind === "chosen" ? sequences : {}), ...assignments(options.set, "--set") };
+  const compiled = compiledGraph(kind, sizes, target, quantising);
   if (!options.json) tellDevice(options.device, chosen, terminal);
   await using language = await load({
     graph: compiled,
@@ -89,13 +100,19 @@ async function withPictures(model: string, options: ChatOptions): Promise<boolea
   return true;
 }
 
+const graphs = {
+  text: ["llama.uhd", "llama"],
+  chosen: ["llama-chat.uhd", "llama_chat"],
+  photos: ["llava-uhd-chat.uhd", "llava_uhd_chat"],
+} as const;
+
 function compiledGraph(
-  sees: boolean,
+  kind: keyof typeof graphs,
   config: Readonly<Record<string, string>>,
   target: TargetOptions,
   quantising: Parameters<typeof compileFor>[2],
 ): Artefact {
-  const [name, graphName] = sees ? ["llava-uhd-chat.uhd", "llava_uhd_chat"] : ["llama.uhd", "llama"];
+  const [name, graphName] = graphs[kind];
   const file = packagedGraph(name);
   const program = loadProgram(file, { readText: (at) => readFileSync(at, "utf8"), config });
   const graph = program.graphs.get(graphName);
@@ -177,7 +194,7 @@ class Conversation {
     const { message, images } = turnWith(text, pictures);
     const messages = [...this.#messages, message];
     const shown = [...this.#images, ...images];
-    const request = { messages, images: shown, maximumTokens: this.#options.maxTokens };
+    const request = { messages, images: shown, maximumTokens: this.#options.maxTokens, ...generateOptionsOf(this.#options) };
     const answer = await printAnswer(this.#model, request, this.#options, this.#terminal);
     if (answer.text === "") return;
     this.#messages = [...messages, { role: "assistant", content: answer.text }];
