@@ -15,7 +15,7 @@ const root = path.resolve(import.meta.dirname, "..");
 
 describe("loading", () => {
   /** Loads every tensor of a file into the WebAssembly device in a process of its own; gives MiB. */
-  async function measured(file: string): Promise<{ readonly device: number; readonly over: number }> {
+  async function measured(file: string, format?: "q8_0" | "q4_1"): Promise<{ readonly device: number; readonly over: number }> {
     const script = path.join(folder, "load.mjs");
     await build({
       stdin: {
@@ -28,11 +28,23 @@ describe("loading", () => {
           import { openParams } from "./runtime/weights/load.ts";
           const from = process.argv[2];
           const checkpoint = await openCheckpoint(from);
-          const params = [...checkpoint.tensors].map(([name, t], buffer) => ({ name, buffer, dtype: "f32", shape: [...t.shape] }));
+          const format = process.argv[3];
+          const bits = format === "q8_0" ? 8 : 4;
+          const params = [];
+          for (const [of, { shape }] of checkpoint.tensors) {
+            const add = (name, dtype, own, packed) => params.push({ name, dtype, shape: own, buffer: params.length, ...packed });
+            const [rows, row] = shape;
+            if (format === undefined || shape.length !== 2) add(of, "f32", [...shape], {});
+            else
+              for (const part of ["values", "scales", ...(format === "q4_1" ? ["minima"] : [])]) {
+                const own = [rows, part === "values" ? (row * bits) / 32 : row / 32];
+                add(of + "." + part, part === "values" ? "i32" : "f16", own, { packed: { of, shape, format, part } });
+              }
+          }
           await checkpoint.close();
           const plan = {
             name: "all", params, prepare: [], steps: [], states: [], inputs: [],
-            buffers: params.map((p) => ({ name: p.name, dtype: "f32", shape: p.shape.map(String), slack: 0, place: { k: "param" } })),
+            buffers: params.map((p) => ({ name: p.name, dtype: p.dtype, shape: p.shape.map(String), slack: 0, place: { k: "param" } })),
             outputs: params.map((p) => ({ name: p.name, buffer: p.buffer })),
           };
           const source = await openParams(params, { from }, undefined);
@@ -51,7 +63,9 @@ describe("loading", () => {
       logLevel: "silent",
     });
     return new Promise((resolve, reject) => {
-      const child = spawn(process.execPath, [script, file], { stdio: ["ignore", "pipe", "inherit"] });
+      const child = spawn(process.execPath, [script, file, ...(format === undefined ? [] : [format])], {
+        stdio: ["ignore", "pipe", "inherit"],
+      });
       let out = "";
       child.stdout.on("data", (chunk: Buffer) => (out += chunk.toString()));
       child.on("error", reject);
@@ -89,6 +103,26 @@ describe("loading", () => {
     expect(device).toBeGreaterThan(255);
     expect(over).toBeLessThan(64);
   }, 60_000);
+
+  test.each(["q8_0", "q4_1"] as const)(
+    "so it does where weights are packed as %s, from blocks of that form or another",
+    async (format) => {
+      const [rows, columns] = [4096, 8192];
+      const head = gguf({
+        pairs: [stringPair("general.architecture", "llama"), u32Pair("llama.attention.head_count", 32)],
+        tensors: [{ name: "blk.0.attn_q.weight", shape: [rows, columns], type: 8, data: new Uint8Array() }],
+      });
+      const on = path.join(folder, "packed.gguf");
+      const handle = openSync(on, "w");
+      writeSync(handle, head);
+      ftruncateSync(handle, head.length + (rows * columns * 34) / 32);
+      closeSync(handle);
+      const { device, over } = await measured(on, format);
+    expect(device).toBeCloseTo(format === "q8_0" ? 34 : 20, 1);
+      expect(over).toBeLessThan(64);
+    },
+    60_000,
+  );
 
   test("SmolLM2-135M too", async (context) => {
     if (!hasSmollm2(context, "the memory that loading SmolLM2-135M takes")) return;

@@ -13,8 +13,8 @@ import { WeightsError } from "../errors.ts";
 import { floatOfHalf, halfOfFloat } from "./convert.ts";
 import { readAs, type StoredTensor } from "./stored.ts";
 
-/** Blocks at once: a million numbers. */
-const piece = 2 ** 15;
+/** Blocks at once: half a million numbers. */
+const piece = 2 ** 14;
 
 /** Fills `target` with numbers from `first` on. */
 type ReadFloats = (first: number, target: Float32Array) => Promise<void>;
@@ -35,8 +35,10 @@ export async function readPart(stored: StoredTensor, packed: Packed, first: numb
   const { format, part } = packed;
   const bytes = partBytes(part, format);
   const from = part === "values" ? (hasMinima(format) ? 4 : 2) : part === "scales" ? 0 : 2;
+  // One for all of the call: garbage counts too, while it is there.
+  const space = new Uint8Array(Math.min(piece, target.byteLength / bytes) * blocks.bytes);
   await eachPiece(packed, first, target, async (block, count, into) => {
-    const raw = new Uint8Array(count * blocks.bytes);
+    const raw = space.subarray(0, count * blocks.bytes);
     await blocks.read(block, raw);
     for (let b = 0, at = from, to = 0; b < count; b++, at += blocks.bytes, to += bytes)
       for (let i = 0; i < bytes; i++) into[to + i] = raw[at + i] as number;
@@ -47,8 +49,9 @@ export async function readPart(stored: StoredTensor, packed: Packed, first: numb
 export async function packPart(read: ReadFloats, packed: Packed, first: number, target: Uint8Array): Promise<void> {
   const { format, part } = packed;
   const bytes = partBytes(part, format);
+  const space = new Float32Array(Math.min(piece, target.byteLength / bytes) * blockElements);
   await eachPiece(packed, first, target, async (block, count, into) => {
-    const floats = new Float32Array(count * blockElements);
+    const floats = space.subarray(0, count * blockElements);
     await read(block * blockElements, floats);
     const scale = { half: 0, d: 0, minimum: 0, m: 0 };
     for (let b = 0; b < count; b++) {
