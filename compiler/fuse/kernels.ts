@@ -5,13 +5,14 @@ import { dim, dimAdd, dimConstant, dimDiv, type Dim } from "../ir/dim.ts";
 import type { DType } from "../ir/dtype.ts";
 import type { ValueId } from "../ir/graph/types.ts";
 import type { Loc } from "../ir/loc.ts";
-import { add, binary, i32, load, mapOperands, mul, operandsOf, select, typeOfExpr, unary, variable } from "../ir/kernel/build.ts";
-import { Interner, Reads, substitute } from "../ir/kernel/intern.ts";
+import { add, binary, i32, load, mapOperands, mul, select, typeOfExpr, variable } from "../ir/kernel/build.ts";
+import { Interner, substitute } from "../ir/kernel/intern.ts";
 import { scalarTypeOf, type Axis, type Expr, type Kernel, type KernelBuffer, type Pattern, type Stage } from "../ir/kernel/types.ts";
 import { linearIndex } from "../../ops/expr.ts";
 import { Expander, nodeOf, placeOf, writtenType, type Values } from "./expand.ts";
 import { axisName, contractionFold, emptyGroup, expandGroup, type Group } from "./legality.ts";
 import { attentionParts, contractionParts, productParts } from "./patterns.ts";
+import { rowReductions } from "./rows.ts";
 import { unpackedPattern } from "./unpacked.ts";
 
 /** What a kernel's buffer holds. */
@@ -144,81 +145,6 @@ function loopKernel(values: Values, g: Group): BuiltKernel {
   const outer = axes.filter((a) => rows.includes(a.name));
   const body = { axes: outer, stages: [...lets, { k: "store" as const, axes: inner, buffer: "out", index, value: rest }] };
   return finish(values, g, body, expander.times);
-}
-
-/**
- * Takes the reductions that depend on the row alone out of `value`, innermost first. Where only a side of a select
- * needs one (a row of a concatenation is of one operand), it is taken out under the select's condition, since for other
- * rows what it loads may be out of range; where the condition is not of the row alone, it stays where it is.
- */
-function rowReductions(
-  value: Expr,
-  rows: ReadonlySet<string>,
-  interner: Interner,
-): { readonly lets: readonly Stage[]; readonly value: Expr } {
-  const lets: Stage[] = [];
-  const reads = new Reads();
-  const within = (e: Expr, names: (name: string) => boolean): boolean => [...reads.of(e)].every(names);
-  const ofRow = (e: Expr): boolean => within(e, (n) => rows.has(n));
-  const whole: Scope = { guard: undefined, certain: evaluated(value), outer: undefined };
-  /** By the condition under which they are needed; undefined where they always are. */
-  const done = new Map<Expr | undefined, Map<Expr, Expr>>();
-  const visit = (e: Expr, given: Scope): Expr => {
-    const scope = outermost(given, e);
-    const { guard } = scope;
-    const known = done.get(guard) ?? new Map<Expr, Expr>();
-    done.set(guard, known);
-    const before = known.get(e);
-    if (before !== undefined) return before;
-    let made = interner.intern(e.k === "select" ? sides(e, scope) : mapOperands(e, (x) => visit(x, scope)));
-    if (e.k === "fold" && e !== value && ofRow(e)) {
-      const name = `r${lets.length}`;
-      const type = typeOfExpr(made);
-      const zero: Expr = { k: "const", type, value: 0 };
-      lets.push({ k: "let", name, type, value: guard === undefined ? made : select(guard, made, zero) });
-      made = interner.intern(variable(name, type));
-    }
-    known.set(e, made);
-    return made;
-  };
-  const sides = (e: Extract<Expr, { k: "select" }>, scope: Scope): Expr => {
-    const cond = visit(e.cond, scope);
-    // Of the elements alone: every row has elements on either side, or nobody asks.
-    if (within(e.cond, (n) => !rows.has(n))) return { ...e, cond, a: visit(e.a, scope), b: visit(e.b, scope) };
-    if (!ofRow(e.cond)) return { ...e, cond };
-    const side = (x: Expr, c: Expr): Expr => {
-      const guard = interner.intern(scope.guard === undefined ? c : binary("and", scope.guard, c));
-      return visit(x, { guard, certain: evaluated(x), outer: scope });
-    };
-    return { ...e, cond, a: side(e.a, cond), b: side(e.b, interner.intern(unary("not", cond))) };
-  };
-  return { value: visit(value, whole), lets };
-}
-
-/** A side of a select: what is evaluated there, under which condition, and what it is a side within. */
-interface Scope {
-  readonly guard: Expr | undefined;
-  readonly certain: ReadonlySet<Expr>;
-  readonly outer: Scope | undefined;
-}
-
-/** The scope with the fewest conditions in which `e` is evaluated anyway: there it is taken out once for all sides. */
-function outermost(scope: Scope, e: Expr): Scope {
-  let found = scope;
-  for (let s: Scope | undefined = scope; s !== undefined; s = s.outer) if (s.certain.has(e)) found = s;
-  return found;
-}
-
-/** The parts of `e` that are evaluated wherever it is: those that are not in a side of a select alone. */
-function evaluated(e: Expr): ReadonlySet<Expr> {
-  const seen = new Set<Expr>();
-  const visit = (x: Expr): void => {
-    if (seen.has(x)) return;
-    seen.add(x);
-    for (const part of x.k === "select" ? [x.cond] : operandsOf(x)) visit(part);
-  };
-  visit(e);
-  return seen;
 }
 
 /** Lays the right operand of a multiply out in panels; columns beyond the last are zero. */

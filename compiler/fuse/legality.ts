@@ -9,6 +9,7 @@ import { opOf } from "../../ops/index.ts";
 import { apart, coefficient } from "../schedule/merge.ts";
 import { bufferOf, Expander, isSplat, nodeOf, writtenType, type Values } from "./expand.ts";
 import { chainsOf, contractionParts } from "./patterns.ts";
+import { repeatsRow } from "./rows.ts";
 
 /** One kernel to be: a value that is written, and the values that disappear into it. */
 export interface Group {
@@ -162,7 +163,7 @@ function row(values: Values, g: Group, node: OpNode): string | undefined {
 
 /** The dimensions of the root that give a row's reductions when `node` is reduced inside the kernel, or why not. */
 export function rowsWith(values: Values, g: Group, node: OpNode): readonly number[] | string {
-  const { value } = expandGroup(values, g, node.id);
+  const { value, expander } = expandGroup(values, g, node.id);
   const { shape } = writtenType(values, g.root);
   const own = shape.flatMap((d, i) => (dimConstant(d) === 1 ? [] : [i]));
   const names = new Map(own.map((i) => [axisName(i), i]));
@@ -181,6 +182,8 @@ export function rowsWith(values: Values, g: Group, node: OpNode): readonly numbe
   }
   if (rows === undefined || rows.length === own.length) return whole ? own : "it would be reduced again for every element";
   if (rows.length === 0 && own.length > 0 && !whole) return "its reader could not be divided over threads";
+  if (!whole && repeatsRow(value, new Set(rows.map(axisName)), expander.simplifier.interner))
+    return "only some elements of a row need it, so it would be reduced again for every element";
   return rows;
 }
 
