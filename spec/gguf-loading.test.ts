@@ -118,7 +118,7 @@ describe("loading", () => {
       ftruncateSync(handle, head.length + (rows * columns * 34) / 32);
       closeSync(handle);
       const { device, over } = await measured(on, format);
-    expect(device).toBeCloseTo(format === "q8_0" ? 34 : 20, 1);
+      expect(device).toBeCloseTo(format === "q8_0" ? 34 : 20, 1);
       expect(over).toBeLessThan(64);
     },
     60_000,

@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type { Case } from "./cases/case.ts";
 import { layer, matmuls } from "./cases/encoder.ts";
+import { packedWeights } from "./cases/packed.ts";
 import { pictures } from "./cases/pictures.ts";
 import { preprocesses } from "./cases/preprocess.ts";
 import { bundleSize, compileTime, peakMemory } from "./cases/product.ts";
@@ -15,7 +16,7 @@ import { log } from "./place.ts";
 import { failedRow, table, type Engine, type Row } from "./rows.ts";
 import { threadsText, type Context } from "./versus.ts";
 
-const cases: readonly Case[] = [...matmuls, layer, ...preprocesses, compileTime, bundleSize, peakMemory, pictures];
+const cases: readonly Case[] = [...matmuls, ...packedWeights, layer, ...preprocesses, compileTime, bundleSize, peakMemory, pictures];
 
 const helpText = `Compares uhd with ONNX Runtime and sharp, in turns on this machine, and with its own limits.
 

@@ -20,7 +20,7 @@ interface ResamplerConfig {
   readonly side: number;
 }
 
-const attentionDomain = "com.microsoft";
+const microsoftDomain = "com.microsoft";
 
 export function matmulModel(m: number, k: number, n: number, b: Float32Array): OnnxGraph {
   const graph = new OnnxGraph("matmul");
@@ -28,6 +28,18 @@ export function matmulModel(m: number, k: number, n: number, b: Float32Array): O
   graph.initializer("b", floats([k, n], b));
   // The output's name is the node's.
   graph.output(graph.node("MatMul", [x, "b"]), "float", [m, n]);
+  return graph;
+}
+
+/** One row times the transpose of an [n, k] matrix whose numbers of a few bits have a scale for each block of 32. */
+export function packedModel(k: number, n: number, bits: 4 | 8, values: Uint8Array, scales: Float32Array): OnnxGraph {
+  const graph = new OnnxGraph("packed");
+  const x = graph.input("x", "float", [1, k]);
+  graph.initializer("b", { type: "uint8", dims: [n, k / 32, bits * 4], data: values });
+  graph.initializer("scales", floats([n, k / 32], scales));
+  // Level 4 lets them compute with integers.
+  const attributes = { K: { int: k }, N: { int: n }, bits: { int: bits }, block_size: { int: 32 }, accuracy_level: { int: 4 } };
+  graph.output(graph.node("MatMulNBits", [x, "b", "scales"], { attributes, domain: microsoftDomain }), "float", [1, n]);
   return graph;
 }
 
@@ -188,7 +200,7 @@ function resample(
 
 function attention(graph: OnnxGraph, qkv: readonly (string | undefined)[], heads: number, keyMask: string): string {
   const inputs = [...qkv.map((v) => v ?? ""), ...(keyMask === "" ? [] : ["", keyMask])];
-  return graph.node("MultiHeadAttention", inputs, { domain: attentionDomain, attributes: { num_heads: { int: heads } } });
+  return graph.node("MultiHeadAttention", inputs, { domain: microsoftDomain, attributes: { num_heads: { int: heads } } });
 }
 
 function floats(dims: readonly number[], data: Float32Array): OnnxTensor {

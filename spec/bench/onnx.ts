@@ -3,13 +3,13 @@
 // models: the peers do when they load them.
 
 /** An element type that the models use, with its number in TensorProto.DataType. */
-const elementType = { float: 1, int32: 6, int64: 7 } as const;
+const elementType = { float: 1, uint8: 2, int32: 6, int64: 7 } as const;
 type ElementType = keyof typeof elementType;
 
 export interface OnnxTensor {
   readonly type: ElementType;
   readonly dims: readonly number[];
-  readonly data: Float32Array | Int32Array | BigInt64Array;
+  readonly data: Float32Array | Uint8Array | Int32Array | BigInt64Array;
 }
 
 type Attribute = { readonly float: number } | { readonly int: number } | { readonly ints: readonly number[] };
