@@ -49,7 +49,7 @@ type Pat = Extract<Pattern, { k: "attention" }>;
 const mostFeatures = 512;
 
 /** What the kernel's expressions say about memory; undefined where the builder does not fit. */
-interface Facts {
+export interface AttentionFacts {
   readonly pattern: Pat;
   readonly queries: Dim;
   readonly heads: Dim;
@@ -127,7 +127,7 @@ function findRun(c: Attention, block: Block, t: ImpExpr, end: ImpExpr, from: Imp
   return { rows, to: most };
 }
 
-function recognise(kernel: Kernel, emitter: Emitter): Facts | undefined {
+export function recognise(kernel: Kernel, emitter: Emitter): AttentionFacts | undefined {
   const { pattern, axes, stages, buffers } = kernel;
   const [stage] = stages;
   if (pattern?.k !== "attention" || stages.length !== 1 || stage?.k !== "store" || stage.axes.length !== 0 || axes.length !== 3)
@@ -165,7 +165,7 @@ function recognise(kernel: Kernel, emitter: Emitter): Facts | undefined {
   return { pattern, queries, heads, inner: d, features, keyStride, valueStride, out: stage };
 }
 
-function context(facts: Facts, emitter: Emitter, root: Block, capabilities: Capabilities): Attention {
+export function context(facts: AttentionFacts, emitter: Emitter, root: Block, capabilities: Capabilities): Attention {
   const { pattern } = facts;
   const { query, key, inner, feature } = pattern;
   const place = (buffer: string, index: Expr, neighbours: string) => {

@@ -4,6 +4,7 @@
 import type { ImpFunction } from "../../ir/imp/types.ts";
 import type { Kernel } from "../../ir/kernel/types.ts";
 import type { Capabilities } from "../capabilities.ts";
+import { lowerGpuAttention } from "./attention.ts";
 import { lowerGpuMatmul } from "./matmul.ts";
 import { lowerPoints } from "./points.ts";
 import { lowerRows } from "./rows.ts";
@@ -14,9 +15,15 @@ export interface GpuLowered {
   readonly built: boolean;
 }
 
-export function lowerGpu(kernel: Kernel, { gpu }: Capabilities): GpuLowered {
+export function lowerGpu(kernel: Kernel, capabilities: Capabilities): GpuLowered {
+  const { gpu } = capabilities;
   if (gpu === undefined) throw new Error(`kernel ${kernel.name} is lowered for a GPU without one's capabilities`);
-  const built = kernel.pattern?.k === "matmul" ? lowerGpuMatmul(kernel, gpu) : undefined;
+  const built =
+    kernel.pattern?.k === "matmul"
+      ? lowerGpuMatmul(kernel, gpu)
+      : kernel.pattern?.k === "attention"
+        ? lowerGpuAttention(kernel, capabilities, gpu)
+        : undefined;
   if (built !== undefined) return { fn: built, built: true };
   return { fn: lowerRows(kernel, gpu) ?? lowerPoints(kernel), built: false };
 }

@@ -1,0 +1,457 @@
+// The attention builder for GPUs: softmax(scale · q·kᵀ) · v over ragged segments, recognised as on CPUs, one workgroup for
+// a head and a block of queries. Declines (undefined) what attention.ts does not recognise and more features of values than
+// invocations can hold; the loops of points.ts are right for everything.
+//
+// Note [Attention by workgroups]. A block is of sixteen queries, fewer where their features would not fit in the 16 KiB
+// that workgroups share. The keys that any of its queries sees are gone over in blocks of one key an invocation:
+// 1. an invocation has a key and makes its scores with all queries, whose features are shared;
+// 2. a few invocations for each query turn its scores into weights e^(score - top), top being the largest so far;
+// 3. an invocation has four features of values and some of the queries, and adds up weights times values.
+// A query that does not see a key (it is of another segment, or later) has the weight -1, which is skipped, not multiplied:
+// 0 · NaN is NaN. Where all queries of the block see the same keys nothing is asked. Small subgroups exchange what all
+// their lanes need alike (features of queries, weights), as products do: see Note [Units of a GPU product].
+
+import { dim, dimAdd, dimDiv, dimMul } from "../../ir/dim.ts";
+import {
+  add,
+  advance,
+  at,
+  binary,
+  fastMinMax,
+  float,
+  fma,
+  int,
+  lane as laneOf,
+  load,
+  lt,
+  mul,
+  splat,
+  sub,
+  typeOfImp,
+  vector,
+} from "../../ir/imp/build.ts";
+import type { ImpExpr, ImpFunction, ImpScratch } from "../../ir/imp/types.ts";
+import type { Kernel } from "../../ir/kernel/types.ts";
+import { context, recognise } from "../attention.ts";
+import { branch, each, lowest, put, set, stepping, type Attention } from "../attention-parts.ts";
+import type { Capabilities, GpuCapabilities } from "../capabilities.ts";
+import { Block, Emitter } from "../emit.ts";
+import { finish, laneName, unitName } from "../finish.ts";
+import { variable } from "./parts.ts";
+
+/** Most queries of a block, and bytes that a workgroup may share. */
+const mostQueries = 16;
+const sharedBytes = 16384;
+/** Invocations at most, which a block's size must allow for: it is the same in all variants. */
+const mostLanes = 64;
+/** Queries that go one by one: a step of generation. */
+const fewQueries = 2;
+
+/** Memory that a workgroup shares. */
+const shared = {
+  /** Features of queries times the scale, [query][inner]. */
+  queries: "queries",
+  /** Scores, then weights, [query][lane]. */
+  scores: "scores",
+  /** What invocations of one query have each. */
+  parts: "parts",
+  /** By query: what a larger maximum does to the sums so far; in the end what they are divided by. */
+  shrink: "shrink",
+  /** Where the keys of a query begin and end. */
+  from: "from_keys",
+  to: "to_keys",
+  /** Sums of values, of invocations that divide keys among themselves. */
+  sums: "mixed",
+} as const;
+
+/** How the work of one block is divided. */
+interface Division {
+  readonly rows: number;
+  readonly lanes: number;
+  /** Lanes that exchange; 0 where none do. */
+  readonly exchanged: number;
+  /** Vectors of features of values, and lanes that are reserved for them (a power of two). */
+  readonly columns: number;
+  readonly width: number;
+  /** Groups of lanes with other queries each, and within these, with other keys. */
+  readonly queryGroups: number;
+  readonly keyGroups: number;
+}
+
+export function lowerGpuAttention(kernel: Kernel, capabilities: Capabilities, gpu: GpuCapabilities): ImpFunction | undefined {
+  const emitter = new Emitter(kernel.buffers, true);
+  const facts = recognise(kernel, emitter);
+  if (facts === undefined) return undefined;
+  const columns = Math.ceil(facts.features / 4);
+  const rows = queriesOfBlock(facts.inner);
+  if (columns > mostLanes || rows === undefined) return undefined;
+  const small = gpu.subgroups > 0 && gpu.subgroups <= 8;
+  const lanes = small && columns <= 32 ? 32 : Math.max(mostLanes, gpu.subgroups);
+  const root = new Block();
+  const blocks = dimDiv(dimAdd(facts.queries, dim(rows - 1)), dim(rows));
+  const heads = emitter.name(root, "heads", emitter.size(facts.heads));
+  const block = emitter.name(root, "block", binary("div", variable(unitName), heads));
+  const head = emitter.name(root, facts.pattern.head, sub(variable(unitName), mul(block, heads)));
+  root.remember(emitter.interner.intern({ k: "var", name: facts.pattern.head, type: "i32" }), false, head);
+  const all = emitter.name(root, "all", emitter.size(facts.queries));
+  const first = emitter.name(root, "first", mul(block, int(rows)));
+  const c = { ...context(facts, emitter, root, capabilities), scale: Math.fround(facts.pattern.scale) };
+  const division = (count: number): Division => divide(count, lanes, small ? gpu.subgroups : 0, columns);
+  branch(
+    root,
+    binary("le", all, int(fewQueries)),
+    (few) => each(c, few, "t", int(0), all, 1, (one, t) => new Rows(c, one, division(1), t, all).write()),
+    (many) => new Rows(c, many, division(rows), first, all).write(),
+  );
+  const units = dimMul(blocks, facts.heads);
+  return finish(kernel, emitter, units, root.statements, scratchOf(rows, lanes, facts.inner), {
+    lanes,
+    ...(small ? { subgroup: gpu.subgroups } : {}),
+  });
+}
+
+/** As many queries as fit in shared memory with their features, a power of two; undefined when not even one does. */
+function queriesOfBlock(inner: number): number | undefined {
+  for (let rows = mostQueries; rows >= 1; rows /= 2)
+    if (scratchOf(rows, mostLanes, inner).reduce((n, s) => n + 4 * Number(s.size.text), 0) <= sharedBytes) return rows;
+  return undefined;
+}
+
+function scratchOf(rows: number, lanes: number, inner: number): readonly ImpScratch[] {
+  const f32 = (name: string, size: number): ImpScratch => ({ name, dtype: "f32", size: dim(size), space: "workgroup" });
+  const i32 = (name: string, size: number): ImpScratch => ({ ...f32(name, size), dtype: "i32" });
+  return [
+    f32(shared.queries, rows * inner),
+    f32(shared.scores, rows * lanes),
+    f32(shared.parts, 2 * lanes),
+    f32(shared.shrink, rows),
+    i32(shared.from, rows),
+    i32(shared.to, rows),
+    f32(shared.sums, 4 * lanes),
+  ];
+}
+
+function divide(rows: number, lanes: number, subgroups: number, columns: number): Division {
+  const width = 2 ** Math.ceil(Math.log2(columns));
+  const groups = lanes / width;
+  const queryGroups = Math.min(groups, rows);
+  const keyGroups = groups / queryGroups;
+  return { rows, lanes, exchanged: subgroups, columns, width, queryGroups, keyGroups };
+}
+
+function exp(a: ImpExpr): ImpExpr {
+  return { k: "unary", op: "exp", a, type: typeOfImp(a) };
+}
+
+/** The queries from `first` on: writes the code of one block. */
+class Rows {
+  private readonly c: Attention;
+  private readonly block: Block;
+  private readonly d: Division;
+  private readonly first: ImpExpr;
+  private readonly all: ImpExpr;
+  private readonly lane = variable(laneName);
+
+  constructor(c: Attention, block: Block, division: Division, first: ImpExpr, all: ImpExpr) {
+    this.c = c;
+    this.block = block;
+    this.d = division;
+    this.first = first;
+    this.all = all;
+  }
+
+  private name(block: Block, hint: string, value: ImpExpr, mutable = false): ImpExpr {
+    return this.c.emitter.name(block, hint, value, mutable);
+  }
+
+  private barrier(block: Block): void {
+    block.statements.push({ k: "barrier" });
+  }
+
+  /** Queries beyond the last one stand for it, and are not stored. */
+  private query(block: Block, row: ImpExpr): ImpExpr {
+    return this.name(block, "t", binary("min", add(this.first, row), sub(this.all, int(1))));
+  }
+
+  write(): void {
+    const { c, block, d } = this;
+    this.takeQueries();
+    this.barrier(block);
+    const [low, high, alike] = this.range();
+    // Of the query whose scores this lane helps to weigh.
+    const lanesOfRow = d.lanes / d.rows;
+    const row = this.name(block, "row", binary("div", this.lane, int(lanesOfRow)));
+    const part = this.name(block, "part", sub(this.lane, mul(row, int(lanesOfRow))));
+    const mine = {
+      row,
+      part,
+      lanesOfRow,
+      from: this.name(block, "from", load(at(shared.from, row), "i32")),
+      to: this.name(block, "to", load(at(shared.to, row), "i32")),
+      top: this.name(block, "top", float(lowest), true),
+      total: this.name(block, "total", float(0), true),
+    };
+    // Four features of values, for these queries.
+    const rows = d.rows / d.queryGroups;
+    const group = this.name(block, "group", binary("div", this.lane, int(d.width)));
+    const column = this.name(block, "column", binary("min", sub(this.lane, mul(group, int(d.width))), int(d.columns - 1)));
+    const sums = {
+      feature: this.name(block, "feature", mul(column, int(4))),
+      key: this.name(block, "of_keys", d.keyGroups === 1 ? int(0) : binary("mod", group, int(d.keyGroups))),
+      first: this.name(block, "of_rows", mul(d.keyGroups === 1 ? group : binary("div", group, int(d.keyGroups)), int(rows))),
+      values: Array.from({ length: rows }, () => this.name(block, "mixed", vector("f32x4", 0), true)),
+    };
+    stepping(c, block, "s", low, high, (inside, s) => {
+      this.scores(inside, s, high);
+      this.barrier(inside);
+      this.weigh(inside, s, mine);
+      this.barrier(inside);
+      this.mix(inside, s, high, alike, sums);
+      this.barrier(inside);
+      return int(d.lanes);
+    });
+    // 1/total; 0 for a query that saw no key, whose sums are 0.
+    const share: ImpExpr = { k: "select", cond: lt(mine.from, mine.to), a: binary("div", float(1), mine.total), b: float(0), type: "f32" };
+    branch(block, binary("eq", part, int(0)), (one) => put(one, at(shared.shrink, row), share));
+    this.barrier(block);
+    this.store(sums);
+    // The next query of the loop around finds nothing of this one.
+    this.barrier(block);
+  }
+
+  private takeQueries(): void {
+    const { c, block, d, lane } = this;
+    each(c, block, "i", lane, int(d.rows * c.inner), d.lanes, (inside, i) => {
+      const row = this.name(inside, "row", binary("div", i, int(c.inner)));
+      const query = c.query(inside, this.query(inside, row));
+      const value = load(advance(query, sub(i, mul(row, int(c.inner)))), "f32");
+      put(inside, at(shared.queries, i), mul(value, float(c.scale)));
+    });
+    branch(block, lt(lane, int(d.rows)), (inside) => {
+      const t = this.query(inside, lane);
+      put(inside, at(shared.from, lane), c.from(inside, t));
+      put(inside, at(shared.to, lane), c.to(inside, t));
+    });
+  }
+
+  /** The first key that any query sees, the last one, and whether all see the same. */
+  private range(): readonly [ImpExpr, ImpExpr, ImpExpr] {
+    const { c, block, d } = this;
+    const begin = (name: string): ImpExpr => load(at(name, int(0)), "i32");
+    const [low, high] = [this.name(block, "low", begin(shared.from), true), this.name(block, "high", begin(shared.to), true)];
+    const [last, least] = [this.name(block, "last", low, true), this.name(block, "least", high, true)];
+    each(c, block, "i", int(1), int(d.rows), 1, (inside, i) => {
+      const [from, to] = [this.name(inside, "f", load(at(shared.from, i), "i32")), this.name(inside, "t", load(at(shared.to, i), "i32"))];
+      set(inside, low, binary("min", low, from));
+      set(inside, high, binary("max", high, to));
+      set(inside, last, binary("max", last, from));
+      set(inside, least, binary("min", least, to));
+    });
+    const same: ImpExpr = { k: "convert", a: binary("eq", add(sub(last, low), sub(high, least)), int(0)), type: "i32" };
+    return [this.uniform("low", low), this.uniform("high", high), this.uniform("alike", same)];
+  }
+
+  private uniform(hint: string, value: ImpExpr): ImpExpr {
+    const name = this.c.emitter.fresh(hint);
+    this.block.statements.push({ k: "uniform", name, type: "i32", value });
+    return variable(name);
+  }
+
+  /** scores[query][lane] = query · key s + lane. */
+  private scores(block: Block, s: ImpExpr, high: ImpExpr): void {
+    const { c, d, lane } = this;
+    const { inner } = c;
+    const key = this.name(block, "key", c.key(block, binary("min", add(s, lane), sub(high, int(1)))));
+    const sums = Array.from({ length: d.rows }, () => this.name(block, "score", float(0), true));
+    const step = d.exchanged > 0 ? d.exchanged : 4;
+    const whole = inner - (inner % step);
+    const own = d.exchanged > 0 ? this.name(block, "own", binary("bitand", lane, int(step - 1))) : int(0);
+    if (whole > 0)
+      each(c, block, "i", int(0), int(whole), step, (inside, i) => {
+        const keys = Array.from({ length: step / 4 }, (_, v) => this.name(inside, "k", load(advance(key, i), "f32x4", 4 * v)));
+        const queries = sums.map((_, q) => {
+          const place = at(shared.queries, add(add(i, own), int(q * inner)));
+          return this.name(inside, "q", load(place, d.exchanged > 0 ? "f32" : "f32x4"));
+        });
+        for (let j = 0; j < step; j++)
+          for (const [q, sum] of sums.entries()) {
+            const query = queries[q] ?? sum;
+            const one = d.exchanged > 0 ? this.taken(inside, query, j) : laneOf(query, j);
+            set(inside, sum, fma(one, laneOf(keys[j >> 2] ?? query, j & 3), sum));
+          }
+      });
+    for (let i = whole; i < inner; i++)
+      for (const [q, sum] of sums.entries())
+        set(block, sum, fma(load(at(shared.queries, int(q * inner + i)), "f32"), load(key, "f32", i), sum));
+    for (const [q, sum] of sums.entries()) put(block, at(shared.scores, add(lane, int(q * d.lanes))), sum);
+  }
+
+  /** What lane `from` of the subgroup has. */
+  private taken(block: Block, value: ImpExpr, from: number): ImpExpr {
+    const name = this.c.emitter.fresh("one");
+    block.statements.push({ k: "exchange", name, type: "f32", op: "from", value, lane: int(from) });
+    return { k: "var", name, type: "f32" };
+  }
+
+  /** The weights of a query's scores of this block, shared by `lanesOfRow` lanes; the query's top, total and shrink. */
+  private weigh(block: Block, s: ImpExpr, mine: Mine): void {
+    const { c, d, lane } = this;
+    const { row, part, lanesOfRow, top, total } = mine;
+    const scores = this.name(block, "scores", at(shared.scores, mul(row, int(d.lanes))));
+    const step = 4 * lanesOfRow;
+    const start = this.name(block, "start", mul(part, int(4)));
+    const seen = (inside: Block, j: ImpExpr): ImpExpr => {
+      const keys = this.name(inside, "keys", add(splat(add(s, j)), vector("i32x4", [0, 1, 2, 3])));
+      return this.name(inside, "seen", binary("bitand", binary("le", splat(mine.from), keys), binary("lt", keys, splat(mine.to))));
+    };
+    const best = this.name(block, "best", splat(top), true);
+    each(c, block, "j", start, int(d.lanes), step, (inside, j) => {
+      const masked: ImpExpr = {
+        k: "select",
+        cond: seen(inside, j),
+        a: load(advance(scores, j), "f32x4"),
+        b: vector("f32x4", lowest),
+        type: "f32x4",
+      };
+      // NaN is never taken: it shows in the sum.
+      set(inside, best, fastMinMax("max", best, masked));
+    });
+    put(block, at(shared.parts, lane), this.name(block, "most", { k: "across", op: "max", a: best, type: "f32" }));
+    this.barrier(block);
+    const before = this.name(block, "before", top);
+    each(c, block, "p", int(0), int(lanesOfRow), 1, (inside, p) =>
+      set(inside, top, fastMinMax("max", top, load(at(shared.parts, add(mul(row, int(lanesOfRow)), p)), "f32"))),
+    );
+    const tops = this.name(block, "tops", splat(top));
+    const sum = this.name(block, "sum", vector("f32x4", 0), true);
+    each(c, block, "j", start, int(d.lanes), step, (inside, j) => {
+      const mask = seen(inside, j);
+      const weight = this.name(inside, "w", exp(sub(load(advance(scores, j), "f32x4"), tops)));
+      const chosen = (other: number): ImpExpr => ({ k: "select", cond: mask, a: weight, b: vector("f32x4", other), type: "f32x4" });
+      put(inside, advance(scores, j), chosen(-1));
+      set(inside, sum, add(sum, chosen(0)));
+    });
+    const shrink = this.name(block, "shrink", exp(sub(before, top)));
+    branch(block, binary("eq", part, int(0)), (one) => put(one, at(shared.shrink, row), shrink));
+    put(block, at(shared.parts, add(lane, int(d.lanes))), this.name(block, "own", { k: "across", op: "add", a: sum, type: "f32" }));
+    this.barrier(block);
+    set(block, total, mul(total, shrink));
+    each(c, block, "p", int(0), int(lanesOfRow), 1, (inside, p) =>
+      set(inside, total, add(total, load(at(shared.parts, add(add(mul(row, int(lanesOfRow)), p), int(d.lanes))), "f32"))),
+    );
+  }
+
+  /** sums = sums · shrink + weights · values, over the keys of this block. */
+  private mix(block: Block, s: ImpExpr, high: ImpExpr, alike: ImpExpr, sums: Sums): void {
+    const { c, d } = this;
+    const here = this.name(block, "here", binary("min", int(d.lanes), sub(high, s)));
+    for (const [q, sum] of sums.values.entries()) {
+      const shrink = load(at(shared.shrink, add(sums.first, int(q))), "f32");
+      set(block, sum, mul(sum, splat(shrink)));
+    }
+    branch(
+      block,
+      binary("eq", alike, int(1)),
+      (inside) => this.addUp(inside, s, here, sums),
+      (inside) =>
+        each(c, inside, "j", sums.key, here, d.keyGroups, (one, j) => {
+          const value = this.name(one, "v", load(advance(c.value(one, add(s, j)), sums.feature), "f32x4"));
+          for (const [q, sum] of sums.values.entries()) {
+            const weight = this.name(one, "w", load(this.weight(sums, q, j), "f32"));
+            set(one, sum, { k: "select", cond: lt(weight, float(0)), a: sum, b: fma(splat(weight), value, sum), type: "f32x4" });
+          }
+        }),
+    );
+  }
+
+  private weight(sums: Sums, q: number, j: ImpExpr): ImpExpr {
+    return at(shared.scores, add(mul(add(sums.first, int(q)), int(this.d.lanes)), j));
+  }
+
+  /** sums += weights · values, where every query sees every key. */
+  private addUp(block: Block, s: ImpExpr, here: ImpExpr, sums: Sums): void {
+    const { c, d } = this;
+    // Exchanging lanes have the same queries and go over the same keys.
+    const exchanged = d.keyGroups === 1 && d.width % Math.max(1, d.exchanged) === 0 ? d.exchanged : 0;
+    const step = exchanged > 0 ? exchanged : 4;
+    const own = exchanged > 0 ? this.name(block, "own", binary("bitand", this.lane, int(step - 1))) : int(0);
+    const whole = this.name(block, "whole", binary("bitand", here, int(-step)));
+    const start = d.keyGroups === 1 ? int(0) : this.name(block, "start", mul(sums.key, int(step)));
+    each(c, block, "j", start, whole, step * d.keyGroups, (inside, j) => {
+      const weights = sums.values.map((_, q) =>
+        this.name(inside, "w", load(this.weight(sums, q, add(j, own)), exchanged > 0 ? "f32" : "f32x4")),
+      );
+      for (let i = 0; i < step; i++) {
+        const value = this.name(inside, "v", load(advance(c.value(inside, add(s, add(j, int(i)))), sums.feature), "f32x4"));
+        for (const [q, sum] of sums.values.entries()) {
+          const weight = weights[q] ?? value;
+          const one = exchanged > 0 ? this.taken(inside, weight, i) : laneOf(weight, i);
+          set(inside, sum, fma(splat(one), value, sum));
+        }
+      }
+    });
+    each(c, block, "j", add(whole, sums.key), here, d.keyGroups, (inside, j) => {
+      const value = this.name(inside, "v", load(advance(c.value(inside, add(s, j)), sums.feature), "f32x4"));
+      for (const [q, sum] of sums.values.entries()) set(inside, sum, fma(splat(load(this.weight(sums, q, j), "f32")), value, sum));
+    });
+  }
+
+  /** Adds up what lanes with other keys have, and writes the means. */
+  private store(sums: Sums): void {
+    const { c, block, d, lane } = this;
+    for (const [q, sum] of sums.values.entries()) {
+      if (d.keyGroups > 1) {
+        put(block, at(shared.sums, mul(lane, int(4))), sum);
+        this.barrier(block);
+        each(c, block, "g", int(1), int(d.keyGroups), 1, (inside, g) =>
+          set(
+            inside,
+            sum,
+            add(sum, load(at(shared.sums, binary("min", int(4 * (d.lanes - 1)), mul(add(lane, mul(g, int(d.width))), int(4)))), "f32x4")),
+          ),
+        );
+        this.barrier(block);
+      }
+      const row = this.name(block, "row", add(sums.first, int(q)));
+      const t = this.name(block, "t", add(this.first, row));
+      const column = this.name(block, "c", binary("bitand", lane, int(d.width - 1)));
+      const inside = this.name(
+        block,
+        "stores",
+        binary("and", lt(t, this.all), binary("and", lt(column, int(d.columns)), binary("eq", sums.key, int(0)))),
+      );
+      branch(block, inside, (some) => {
+        const mean = this.name(some, "mean", mul(sum, splat(load(at(shared.shrink, row), "f32"))));
+        const to = this.name(some, "to", advance(c.result(some, t), sums.feature));
+        const rest = c.features % 4;
+        if (rest === 0) put(some, to, mean);
+        else
+          branch(
+            some,
+            lt(column, int(d.columns - 1)),
+            (all) => put(all, to, mean),
+            (last) => last.statements.push({ k: "storeLanes", ptr: to, offset: 0, value: mean, count: rest }),
+          );
+      });
+    }
+  }
+}
+
+interface Mine {
+  readonly row: ImpExpr;
+  readonly part: ImpExpr;
+  readonly lanesOfRow: number;
+  readonly from: ImpExpr;
+  readonly to: ImpExpr;
+  /** Largest score and sum of weights so far: the same in all lanes of the query. */
+  readonly top: ImpExpr;
+  readonly total: ImpExpr;
+}
+
+interface Sums {
+  /** The first of four features, the group of keys, the first query. */
+  readonly feature: ImpExpr;
+  readonly key: ImpExpr;
+  readonly first: ImpExpr;
+  readonly values: readonly ImpExpr[];
+}
