@@ -15,6 +15,8 @@ export interface Trained {
   readonly gradient: ValueId;
   readonly type: TensorType;
   readonly init?: ParamInit;
+  /** It is no parameter of the graph as it is written. */
+  readonly added: boolean;
   readonly rate: number;
   readonly decay: number;
 }
@@ -92,6 +94,7 @@ export function adamw(
       shape: p.type.shape.map((d) => Number(d.text)),
       ...(p.init === undefined ? {} : { init: p.init }),
       ...states,
+      ...(p.added ? { added: true as const } : {}),
       ...(p.sum === undefined ? {} : { sum: `optimiser.sum.${p.name}` }),
       rate: p.rate,
       decay: p.decay,

@@ -9,6 +9,7 @@ import type { Graph, GraphNode, ParamNode } from "../ir/graph/types.ts";
 import type { Recipe } from "../ir/plan/training.ts";
 import { typeRule } from "../../ops/index.ts";
 import { adamw, type Trained } from "./adamw.ts";
+import { addLora } from "./lora.ts";
 import { matches, matchesAny, type TrainSettings } from "./settings.ts";
 
 /** A training step cannot be made of the graph. */
@@ -30,12 +31,19 @@ export function compileTraining(program: Program, options: CompileOptions = {}):
   return { ...compileGraph(whole, options), training: recipe };
 }
 
-/** The graph of one run: outputs of `source`, the norm of the gradients, and new values of the states. */
-export function trainingGraph(source: Graph, settings: TrainSettings): { readonly graph: Graph; readonly recipe: Recipe } {
+/** The graph of one run: outputs of `original`, the norm of the gradients, and new values of the states. */
+export function trainingGraph(original: Graph, settings: TrainSettings): { readonly graph: Graph; readonly recipe: Recipe } {
+  const { lora } = settings;
+  const {
+    graph: source,
+    added,
+    problem,
+  } = lora === undefined ? { graph: original, added: new Set<string>(), problem: undefined } : addLora(original, lora);
+  if (problem !== undefined) throw new TrainingCompileError(`a low-rank addition goes to the matrix of a layer, and ${problem}`);
   const kept = source.nodes.find((n) => n.kind === "state");
   if (kept?.kind === "state")
     throw new TrainingCompileError(`the graph ${source.name} has the state ${kept.name}: a graph that is trained has none`);
-  const trained = source.nodes.filter((n): n is ParamNode => n.kind === "param" && isTrained(settings, n.name));
+  const trained = source.nodes.filter((n): n is ParamNode => n.kind === "param" && (added.has(n.name) || isTrained(settings, n.name)));
   if (trained.length === 0) throw new TrainingCompileError(`no parameter of ${source.name} is trained`);
   const integer = trained.find((n) => n.type.dtype !== "f32");
   if (integer !== undefined)
@@ -69,7 +77,10 @@ export function trainingGraph(source: Graph, settings: TrainSettings): { readonl
         gradient: found.value,
         type: n.type,
         ...(n.init === undefined ? {} : { init: n.init }),
-        rate: optimiser.rates.find(([pattern]) => matches(pattern, n.name))?.[1] ?? optimiser.rate,
+        rate: added.has(n.name)
+          ? (lora?.rate ?? optimiser.rate)
+          : (optimiser.rates.find(([pattern]) => matches(pattern, n.name))?.[1] ?? optimiser.rate),
+        added: added.has(n.name),
         decay: matchesAny(optimiser.undecayed, n.name) ? 0 : optimiser.decay,
       };
     }),
