@@ -6,6 +6,7 @@ import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type { Case } from "./cases/case.ts";
+import { decoding } from "./cases/decode.ts";
 import { layer, matmuls } from "./cases/encoder.ts";
 import { packedWeights } from "./cases/packed.ts";
 import { pictures } from "./cases/pictures.ts";
@@ -16,7 +17,17 @@ import { log } from "./place.ts";
 import { failedRow, table, type Engine, type Row } from "./rows.ts";
 import { threadsText, type Context } from "./versus.ts";
 
-const cases: readonly Case[] = [...matmuls, ...packedWeights, layer, ...preprocesses, compileTime, bundleSize, peakMemory, pictures];
+const cases: readonly Case[] = [
+  ...matmuls,
+  ...packedWeights,
+  layer,
+  ...decoding,
+  ...preprocesses,
+  compileTime,
+  bundleSize,
+  peakMemory,
+  pictures,
+];
 
 const helpText = `Compares uhd with ONNX Runtime and sharp, in turns on this machine, and with its own limits.
 
