@@ -1,26 +1,44 @@
 // The runtime's public interface: what an application ships beside an artefact. The compiler is not here.
 
 export { artefactInMemory, loadArtefact, type Artefact } from "./artefact.ts";
-export type { Binding, Command, Device, DeviceBuffer, KernelCode, KernelModule, SubmitOptions } from "./device.ts";
+export type {
+  Binding,
+  Command,
+  Device,
+  DeviceBuffer,
+  KernelCode,
+  KernelModule,
+  SubmitOptions,
+  WasmCode,
+  WgslKernelCode,
+  WgslVariant,
+} from "./device.ts";
+export { chooseDevice, type ChooseOptions, type ChosenDevice, type Target } from "./devices/choose.ts";
 export { WasmDevice, type WasmDeviceOptions } from "./devices/wasm/device.ts";
 export type { SimdChoice } from "./devices/wasm/module.ts";
 export type { SpawnWorker, WorkerEvents, WorkerHandle } from "./devices/wasm/workers.ts";
+export type { GpuFeatures, GpuOptions, OptionalFeature } from "./devices/webgpu/adapter.ts";
+export { WebGpuDevice, type WebGpuDeviceOptions } from "./devices/webgpu/device.ts";
 export {
+  AdapterError,
   ArtefactError,
   DeviceError,
+  DeviceLostError,
+  type DevicePlace,
   formatBytes,
   GgufError,
   ImageError,
   InputError,
+  OutOfMemoryError,
   PickleError,
   ResourceError,
   SafetensorsError,
   TextError,
   UhdError,
+  ValidationError,
   WeightsError,
 } from "./errors.ts";
-export { LanguageModel, type GenerateOptions } from "./generate.ts";
-  AdapterError,
+export { LanguageModel, type BatchPiece, type GenerateOptions } from "./generate.ts";
 export { contactSheet, pixelsOfPatches, type ContactSheet, type SheetPicture } from "./images/contact-sheet.ts";
 export { decodeImage, defaultMaxPixels, type DecodeOptions, type ImageFormat, type Photo } from "./images/decode.ts";
 export { pixelsOf, type Picture } from "./images/picture.ts";
@@ -29,13 +47,11 @@ export { openTokenizer } from "./model/tokenizer.ts";
 export { Session, type MemoryUse, type Progress, type RunOptions, type RunResult, type SessionOptions, type StageTime } from "./session.ts";
 export type { ArrayOf, Tensor } from "./tensor.ts";
 export {
-  OutOfMemoryError,
   chatTemplates,
   imagesOf,
   imageToken,
   jinjaTemplate,
   plain,
-  ValidationError,
   templateOf,
   vicunaV1,
   type ChatTemplate,
