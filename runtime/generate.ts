@@ -7,6 +7,7 @@ import { batch, type BatchPiece } from "./generate/batch.ts";
 import { continuationCount } from "./generate/beams.ts";
 import { engineOf, type Engine } from "./generate/engine.ts";
 import { settingsOf, type GenerateOptions, type Settings } from "./generate/options.ts";
+import { Given, type PromptPart } from "./generate/prompt.ts";
 import { Sequence } from "./generate/rows.ts";
 import { Runner } from "./generate/runner.ts";
 import { search } from "./generate/search.ts";
@@ -17,6 +18,15 @@ import { checkVocabulary, type Tokenizer } from "./text/tokenizer.ts";
 
 export type { BatchPiece } from "./generate/batch.ts";
 export type { GenerateOptions } from "./generate/options.ts";
+export type { PromptPart } from "./generate/prompt.ts";
+
+/** A conversation, or what the model reads as it is. */
+export type Prompt = readonly Message[] | readonly PromptPart[];
+
+function isConversation(prompt: Prompt): prompt is readonly Message[] {
+  const [first] = prompt;
+  return first === undefined || (typeof first === "object" && "role" in first);
+}
 
 export class LanguageModel implements AsyncDisposable {
   readonly session: Session;
@@ -25,6 +35,7 @@ export class LanguageModel implements AsyncDisposable {
   /** Tokens that the cache can hold. */
   readonly context: number;
   readonly #runner: Runner;
+  readonly #given: Given;
   /** The last conversation: the tokens whose keys and values are in the cache. */
   #kept = new Sequence();
   #busy = false;
@@ -35,6 +46,8 @@ export class LanguageModel implements AsyncDisposable {
     this.template = template;
     this.context = engine.capacity;
     this.#runner = new Runner(engine);
+    this.#given = new Given(engine.width);
+    engine.given = this.#given.rows;
   }
 
   /** Takes the session over: it is closed with the model. Throws InputError for another graph, TextError for another vocabulary. */
@@ -56,13 +69,14 @@ export class LanguageModel implements AsyncDisposable {
   }
 
   /**
-   * The assistant's next turn, in pieces that are not empty. Throws InputError for options that are out of range or that
+   * The assistant's next turn, in pieces that are not empty: of a conversation, or behind tokens and rows of embeddings
+   * (a picture's visual sequence) as they are. Throws InputError for options that are out of range or that
    * the graph does not have, TextError when the conversation is longer than the context, or when another answer is
    * still being made.
    */
-  async *generate(messages: readonly Message[], options: GenerateOptions = {}): AsyncGenerator<string, void, undefined> {
+  async *generate(prompt: Prompt, options: GenerateOptions = {}): AsyncGenerator<string, void, undefined> {
     const settings = this.#settings(options);
-    const ids = this.#encode(messages);
+    const ids = this.#encode(prompt);
     const tokens = settings.numBeams > 1 ? this.#search(ids, settings) : this.#tokens(ids, settings);
     yield* streamText(this.tokenizer, this.#alone(tokens), { stop: settings.stop });
   }
@@ -73,12 +87,9 @@ export class LanguageModel implements AsyncDisposable {
    * `maximumTokens` each: one that is done makes room for the next. Each answer is as it would be alone, but for
    * rounding. Searches follow each other. Throws as `generate` does; the cache keeps none of them.
    */
-  async *generateAll(
-    conversations: readonly (readonly Message[])[],
-    options: GenerateOptions = {},
-  ): AsyncGenerator<BatchPiece, void, undefined> {
+  async *generateAll(conversations: readonly Prompt[], options: GenerateOptions = {}): AsyncGenerator<BatchPiece, void, undefined> {
     const settings = this.#settings(options);
-    const prompts = conversations.map((messages) => this.#encode(messages));
+    const prompts = conversations.map((prompt) => this.#encode(prompt));
     yield* this.#alone(settings.numBeams > 1 ? this.#searches(prompts, settings) : this.#batch(prompts, settings));
   }
 
@@ -90,8 +101,8 @@ export class LanguageModel implements AsyncDisposable {
     return this.close();
   }
 
-  #encode(messages: readonly Message[]): readonly number[] {
-    const ids = this.tokenizer.encode(this.template.render(messages));
+  #encode(prompt: Prompt): readonly number[] {
+    const ids = isConversation(prompt) ? this.tokenizer.encode(this.template.render(prompt)) : this.#given.idsOf(prompt);
     if (ids.length >= this.context)
       throw new TextError(`the conversation is ${ids.length} tokens long, and the context holds ${this.context}: leave out its beginning`);
     if (ids.length === 0) throw new TextError("the conversation is empty");
@@ -126,6 +137,7 @@ export class LanguageModel implements AsyncDisposable {
   /** The kept conversation, cut to what `ids` begins with, with the rest of them. The last is always new: it is asked about. */
   #continued(ids: readonly number[]): Sequence {
     const kept = this.#kept;
+    this.#given.keep(ids);
     let common = 0;
     while (common < Math.min(ids.length - 1, kept.rows.length) && kept.ids[common] === ids[common]) common++;
     this.#runner.rows.cut(kept, common);
@@ -162,6 +174,7 @@ export class LanguageModel implements AsyncDisposable {
 
   #batch(prompts: readonly (readonly number[])[], settings: Settings): AsyncGenerator<BatchPiece, void, undefined> {
     this.reset();
+    this.#given.keep(prompts.flat());
     const stream = (): TextStream => new TextStream(this.tokenizer, { stop: settings.stop });
     return batch(this.#runner, prompts, settings, this.tokenizer.ends, stream);
   }

@@ -38,7 +38,7 @@ export {
   ValidationError,
   WeightsError,
 } from "./errors.ts";
-export { LanguageModel, type BatchPiece, type GenerateOptions } from "./generate.ts";
+export { LanguageModel, type BatchPiece, type GenerateOptions, type Prompt, type PromptPart } from "./generate.ts";
 export { contactSheet, pixelsOfPatches, type ContactSheet, type SheetPicture } from "./images/contact-sheet.ts";
 export { decodeImage, defaultMaxPixels, type DecodeOptions, type ImageFormat, type Photo } from "./images/decode.ts";
 export { pixelsOf, type Picture } from "./images/picture.ts";

@@ -5,8 +5,9 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { compileGraph } from "../compiler/compile.ts";
 import type { Graph } from "../compiler/ir/graph/types.ts";
-import { LanguageModel, type GenerateOptions } from "../runtime/generate.ts";
+import { LanguageModel, type GenerateOptions, type PromptPart } from "../runtime/generate.ts";
 import { Session } from "../runtime/session.ts";
+import type { Tensor } from "../runtime/tensor.ts";
 import type { ChatTemplate, Message } from "../runtime/text/chat.ts";
 import type { Tokenizer } from "../runtime/text/tokenizer.ts";
 import { generatedParams, generatedWeights, graphOf, openRunner, type Runner } from "./graphs-support.ts";
@@ -122,6 +123,41 @@ describe("one conversation", () => {
       expect(await answer(model, "stop", { ...how, stop: [stop] })).toBe(whole.slice(0, whole.indexOf(stop)));
       if (!("numBeams" in how)) expect(await answer(model, "stop", { ...how, maximumTokens: 5 })).toBe(whole.slice(0, 5));
     }
+  });
+});
+
+describe("rows of embeddings", () => {
+  /** What the tokens of `text` are in the embedding table. */
+  const rowsOf = (text: string): Tensor<"f32"> => {
+    const table = generatedWeights(graph).get("model.embed_tokens.weight")?.data;
+    const data = Float32Array.from(
+      idsOf(text).flatMap((id) => Array.from(table?.subarray(id * config.width, (id + 1) * config.width) ?? [])),
+    );
+    return { dtype: "f32", shape: [text.length, config.width], data };
+  };
+
+  test("are read where they stand, drawn or searched, and remembered for the next turn", async () => {
+    const [photo, again] = [rowsOf("photo"), rowsOf("photo")];
+    const prompt = (rows: Tensor<"f32">): PromptPart[] => [...idsOf("a "), rows, ...idsOf(" of")];
+    for (const how of [{}, { temperature: 2, seed: 4 }, { numBeams: 3 }]) {
+      const options = { ...how, maximumTokens: 8 };
+      const expected = await answer(model, "a photo of", options);
+      let found = "";
+      for await (const piece of model.generate(prompt(photo), options)) found += piece;
+      expect(found).toBe(expected);
+      given.length = 0;
+      for await (const piece of model.generate([...prompt(photo), ...idsOf(" it")], options)) expect(piece).not.toBe("");
+      expect(given[0]).toBeLessThan(5);
+      // Another tensor is another picture, though its numbers are the same.
+      given.length = 0;
+      for await (const piece of model.generate(prompt(again), options)) expect(piece).not.toBe("");
+      expect(given[0]).toBe(8);
+    }
+  });
+
+  test("of another width are refused", async () => {
+    const rows: Tensor<"f32"> = { dtype: "f32", shape: [2, 3], data: new Float32Array(6) };
+    await expect(model.generate([1, rows]).next()).rejects.toThrow("rows of a prompt are f32[rows, 32], not f32[2, 3]");
   });
 });
 

@@ -7,6 +7,7 @@ import { InputError, TextError } from "../errors.ts";
 import type { Session } from "../session.ts";
 import type { Tensor } from "../tensor.ts";
 import type { Settings } from "./options.ts";
+import type { GivenRows } from "./prompt.ts";
 import type { Sequence } from "./rows.ts";
 
 /** A sequence whose last token's successor is wanted. Its tokens behind `computed` are new. */
@@ -24,6 +25,10 @@ export interface Candidates {
 }
 
 export interface Engine {
+  /** Elements of a row of embeddings. */
+  readonly width: number;
+  /** The rows of negative ids. */
+  given: GivenRows;
   /** Rows of the cache. */
   readonly capacity: number;
   /** Rows of the logits: tokens of the vocabulary. */
@@ -73,26 +78,54 @@ const ints = (data: ArrayLike<number>, shape: readonly number[] = [data.length])
 });
 const floats = (data: ArrayLike<number>, shape: readonly number[]): Tensor => ({ dtype: "f32", shape, data: Float32Array.from(data) });
 
+/** New rows as the graphs take them: a token's id, or vocabulary + j for row j of `given`. */
+class NewRows {
+  readonly rows: number[] = [];
+  readonly #given: Float32Array[] = [];
+  readonly #engine: Engine;
+
+  constructor(engine: Engine) {
+    this.#engine = engine;
+  }
+
+  push(id: number): void {
+    const row = id < 0 ? this.#engine.given.get(id) : undefined;
+    if (id < 0 && row === undefined) throw new InputError(`there is no row ${id}`);
+    this.rows.push(row === undefined ? id : this.#engine.vocabulary + this.#given.length);
+    if (row !== undefined) this.#given.push(row);
+  }
+
+  get given(): Tensor {
+    const { width } = this.#engine;
+    const data = new Float32Array(this.#given.length * width);
+    for (const [i, row] of this.#given.entries()) data.set(row, i * width);
+    return { dtype: "f32", shape: [this.#given.length, width], data };
+  }
+}
+
 class OneSequence implements Engine {
   readonly capacity: number;
   readonly vocabulary: number;
   readonly sequences = 1;
   readonly candidates = 0;
   readonly samples = false;
+  readonly width: number;
+  given: GivenRows = new Map();
   readonly #session: Session;
-  readonly #given: Tensor;
 
   constructor(session: Session, capacity: number, vocabulary: number, width: number) {
     this.#session = session;
     this.capacity = capacity;
     this.vocabulary = vocabulary;
-    this.#given = floats([], [0, width]);
+    this.width = width;
   }
 
   async next(asks: readonly Ask[], { signal }: Settings): Promise<readonly number[]> {
     const tokens: number[] = [];
     for (const { sequence, computed } of asks) {
-      const inputs = { rows: ints(sequence.ids.slice(computed)), given: this.#given, past: computed };
+      const fresh = new NewRows(this);
+      for (const id of sequence.ids.slice(computed)) fresh.push(id);
+      const inputs = { rows: ints(fresh.rows), given: fresh.given, past: computed };
       const { outputs } = await this.#session.run(inputs, { signal, outputs: ["next"] });
       tokens.push(chosen(this.#session, outputs["next"]?.data[0]));
     }
@@ -118,8 +151,9 @@ class SharedCache implements Engine {
   readonly sequences: number;
   readonly candidates: number;
   readonly samples = true;
+  readonly width: number;
+  given: GivenRows = new Map();
   readonly #session: Session;
-  readonly #given: Tensor;
   /** Another number in every run. */
   #stamp = 0;
 
@@ -129,7 +163,7 @@ class SharedCache implements Engine {
     this.vocabulary = vocabulary;
     this.sequences = sequences;
     this.candidates = candidates;
-    this.#given = floats([], [0, width]);
+    this.width = width;
   }
 
   async next(asks: readonly Ask[], settings: Settings): Promise<readonly number[]> {
@@ -152,7 +186,8 @@ class SharedCache implements Engine {
   }
 
   #inputs(asks: readonly Ask[], settings: Settings): Record<string, Tensor> {
-    const rows: number[] = [];
+    const fresh = new NewRows(this);
+    const { rows } = fresh;
     const position: number[] = [];
     const place: number[] = [];
     const segment: number[] = [];
@@ -166,7 +201,7 @@ class SharedCache implements Engine {
     const { seed, temperature, topP, minP, repetitionPenalty, topK } = settings;
     for (const [p, { sequence, computed, counter }] of asks.entries()) {
       for (let i = computed; i < sequence.ids.length; i++) {
-        rows.push(sequence.ids[i] ?? 0);
+        fresh.push(sequence.ids[i] ?? 0);
         position.push(i);
         place.push(sequence.rows[i] ?? 0);
         segment.push(p);
@@ -177,13 +212,13 @@ class SharedCache implements Engine {
       read.push(rows.length - 1);
       numbers.push(temperature, topP, minP, repetitionPenalty);
       choice.push(Math.min(topK, this.vocabulary), ...seed, ...counter);
-      if (repetitionPenalty !== 1) for (const id of sequence.ids) history.push(p * this.vocabulary + id);
+      if (repetitionPenalty !== 1) for (const id of sequence.ids) if (id >= 0) history.push(p * this.vocabulary + id);
     }
     const each = asks.length;
     this.#stamp = (this.#stamp + 1) | 0;
     return {
       rows: ints(rows),
-      given: this.#given,
+      given: fresh.given,
       position: ints(position),
       place: ints(place),
       segment: ints(segment),
