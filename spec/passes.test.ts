@@ -193,7 +193,7 @@ describe("decomposing", () => {
   test.each(composites)("%s leaves only ops with a kernel and means what the reference says", (name) => {
     const op = ops[name];
     property(fc.tuple(op.samples(fc), fc.boolean()), ([sample, symbolic]) => {
-      const { graph, inputs } = batchOf([caseOf(name, sample, symbolic)]);
+      const { graph, inputs } = batchOf([caseOf(name, sample, symbolic ? "first" : "none")]);
       const after = decompose.run(graph);
       expect(verifyGraph(after, typeRule)).toEqual([]);
       for (const n of after.nodes) if (n.kind === "op") expect(ops[n.op as keyof typeof ops].lowering.kind).not.toBe("decompose");

@@ -1,6 +1,5 @@
 // Generated calls of the op table, put together so that one compilation serves many: a batch is one graph with
-// an independent output for each call. In every second call, where the type rule allows it, the first size is
-// a symbol, so that kernels meet sizes which are known only at run time.
+// an independent output for each call. Sizes may be symbols, so that kernels meet sizes which are known only at run time.
 
 import * as fc from "fast-check";
 import { dimConstant, dimEval, dimSymbol, type Dim } from "../../compiler/ir/dim.ts";
@@ -10,11 +9,14 @@ import { OpTypeError, type OpSample, type RefTensor } from "../../ops/define.ts"
 import { normaliseAttrs, ops, referenceOf, typeRule, type OpName } from "../../ops/index.ts";
 import { typeOfTensor } from "../../ops/sampling.ts";
 
+/** Which sizes are symbols where the type rule allows it: none, all that equal the first one, or every one. */
+export type Symbolic = "none" | "first" | "every";
+
 /** One call and what it means. */
 export interface OpCase {
   readonly op: OpName;
   readonly sample: OpSample;
-  readonly symbolic: boolean;
+  readonly symbolic: Symbolic;
   readonly expected: RefTensor;
 }
 
@@ -25,15 +27,18 @@ interface Batch {
   readonly cases: readonly OpCase[];
 }
 
-export function caseOf(op: OpName, sample: OpSample, symbolic: boolean): OpCase {
+export function caseOf(op: OpName, sample: OpSample, symbolic: Symbolic): OpCase {
   const type = typeRule(op, sample.operands.map(typeOfTensor), sample.attrs);
   const expected = referenceOf(op, sample.operands, sample.attrs, { dtype: type.dtype, shape: type.shape.map((d) => dimEval(d, {})) });
   return { op, sample, symbolic, expected };
 }
 
+/** Half of the calls have sizes known when they are compiled. */
+export const mixed = (i: number): Symbolic => (i % 2 === 1 ? "first" : "none");
+
 /** `count` calls of `op`, the same for the same seed. */
-export function generatedCases(op: OpName, count: number, seed: number): readonly OpCase[] {
-  return fc.sample(ops[op].samples(fc), { numRuns: count, seed }).map((sample, i) => caseOf(op, sample, i % 2 === 1));
+export function generatedCases(op: OpName, count: number, seed: number, symbolic = mixed): readonly OpCase[] {
+  return fc.sample(ops[op].samples(fc), { numRuns: count, seed }).map((sample, i) => caseOf(op, sample, symbolic(i)));
 }
 
 /** Adds the calls to one graph. */
@@ -56,27 +61,38 @@ interface Typed {
   readonly attrs: Attrs;
 }
 
-/** The types of a call's operands: concrete, or with every size equal to the first one replaced by `symbol`. */
+/** The types of a call's operands: with symbols as the case asks, or with as many as the type rule takes. */
 function typed(c: OpCase, symbol: string, builder: GraphBuilder): Typed {
-  const concrete: Typed = { types: c.sample.operands.map(typeOfTensor), attrs: normaliseAttrs(c.op, c.sample.attrs) };
   const first = c.sample.operands[0]?.shape[0];
-  if (!c.symbolic || first === undefined) return concrete;
-  const size = dimSymbol(symbol);
-  const replace = (d: Dim): Dim => (dimConstant(d) === first ? size : d);
-  const general: Typed = {
-    types: concrete.types.map((t) => ({ dtype: t.dtype, shape: t.shape.map(replace) })),
-    attrs: Object.fromEntries(Object.entries(concrete.attrs).map(([name, value]) => [name, replaceIn(value, replace)])),
+  const every = [...new Set(c.sample.operands.flatMap((o) => o.shape))];
+  const attempts = [c.symbolic === "every" ? every : [], c.symbolic === "none" || first === undefined ? [] : [first]];
+  for (const sizes of attempts) {
+    const found = sizes.length === 0 ? undefined : withSymbols(c, new Map(sizes.map((size) => [size, `${symbol}_${size}`])));
+    if (found === undefined) continue;
+    for (const size of sizes) builder.symbol(`${symbol}_${size}`, 0, 4096);
+    return found;
+  }
+  return { types: c.sample.operands.map(typeOfTensor), attrs: normaliseAttrs(c.op, c.sample.attrs) };
+}
+
+/** The call's types with symbols for these sizes; undefined where the op does not take them. */
+function withSymbols(c: OpCase, symbols: ReadonlyMap<number, string>): Typed | undefined {
+  const replace = (d: Dim): Dim => {
+    const name = symbols.get(dimConstant(d) ?? -1);
+    return name === undefined ? d : dimSymbol(name);
   };
+  const types = c.sample.operands.map(typeOfTensor).map((t) => ({ dtype: t.dtype, shape: t.shape.map(replace) }));
+  const given = normaliseAttrs(c.op, c.sample.attrs);
+  const attrs = Object.fromEntries(Object.entries(given).map(([name, value]) => [name, replaceIn(value, replace)]));
+  const env = Object.fromEntries([...symbols].map(([size, name]) => [name, size]));
   try {
-    const result = typeRule(c.op, general.types, general.attrs);
-    if (result.shape.some((d, i) => dimEval(d, { [symbol]: first }) !== c.expected.shape[i])) return concrete;
+    const result = typeRule(c.op, types, attrs);
+    return result.shape.some((d, i) => dimEval(d, env) !== c.expected.shape[i]) ? undefined : { types, attrs };
   } catch (error) {
-    // The op needs this size at compile time, or cannot prove with a symbol what it can with a number.
-    if (error instanceof OpTypeError) return concrete;
+    // The op needs a size at compile time, or cannot prove with a symbol what it can with a number.
+    if (error instanceof OpTypeError) return undefined;
     throw error;
   }
-  builder.symbol(symbol, 0, 4096);
-  return general;
 }
 
 function replaceIn(value: AttrValue, replace: (d: Dim) => Dim): AttrValue {

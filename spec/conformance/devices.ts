@@ -1,26 +1,30 @@
 // The devices that the conformance suite runs on, one row each: the evaluator of Kernel IR, the emulator of Imp IR in
-// both variants, and WebAssembly with one thread, two threads and relaxed SIMD. A row that cannot be had on a machine
-// says why.
+// both variants, and WebAssembly with one thread, two threads and relaxed SIMD; and WebGPU with what an adapter has and
+// without it. A row that cannot be had on a machine says why.
 
-import type { compileGraph } from "../../compiler/compile.ts";
+import type { Compiled, WebGpuCompiled } from "../../compiler/compile.ts";
 import { bytesOf, type DType } from "../../compiler/ir/dtype.ts";
 import { compileImp, type ImpMemory } from "../../compiler/ir/imp/eval.ts";
 import type { ImpFunction } from "../../compiler/ir/imp/types.ts";
 import { evalKernel } from "../../compiler/ir/kernel/eval.ts";
 import { relaxedProbe } from "../../compiler/targets/wasm/capabilities.ts";
+import type { Artefact } from "../../runtime/artefact.ts";
 import type { Device } from "../../runtime/device.ts";
 import { WasmDevice, type WasmDeviceOptions } from "../../runtime/devices/wasm/device.ts";
+import { WebGpuDevice } from "../../runtime/devices/webgpu/device.ts";
+import { AdapterError } from "../../runtime/errors.ts";
 import { arrays } from "../../runtime/tensor.ts";
 import { InterpreterDevice, type ExecuteKernel } from "./interpreter-device.ts";
 
-export type Compiled = ReturnType<typeof compileGraph>;
-
-export interface DeviceRow {
+/** `C` is what the row's kernels are compiled to. */
+export interface DeviceRow<C extends Artefact> {
   readonly name: string;
   /** Why the device cannot be had here; undefined when it can. */
   unavailable(): Promise<string | undefined>;
   /** A device for `compiled`. It may be the one that served before. */
-  open(compiled: Compiled): Promise<Device>;
+  open(compiled: C): Promise<Device>;
+  /** What of `compiled` the device gets; all of it where nothing is said. */
+  readonly part?: (compiled: C) => Artefact;
   close(device: Device): Promise<void>;
   /** Called once, after everything: closes what was kept open. */
   end(): Promise<void>;
@@ -43,7 +47,7 @@ function sizes(names: readonly string[], values: readonly number[]): Record<stri
 }
 
 /** A row whose kernels are interpreted. */
-function interpreted(name: string, execute: (compiled: Compiled) => ExecuteKernel): DeviceRow {
+function interpreted(name: string, execute: (compiled: Compiled) => ExecuteKernel): DeviceRow<Compiled> {
   return {
     name,
     unavailable: async () => undefined,
@@ -62,7 +66,7 @@ const kernelEvaluator = interpreted("kernel evaluator", ({ kernels, plan }) => {
   };
 });
 
-function emulator(name: string, functions: (compiled: Compiled) => readonly ImpFunction[]): DeviceRow {
+function emulator(name: string, functions: (compiled: Compiled) => readonly ImpFunction[]): DeviceRow<Compiled> {
   return interpreted(name, (compiled) => {
     const known = new Map(functions(compiled).map((fn) => [fn.name, { fn, run: compileImp(fn) }]));
     return (kernel, bytes, dims, units) => {
@@ -74,7 +78,7 @@ function emulator(name: string, functions: (compiled: Compiled) => readonly ImpF
 }
 
 /** One device serves many batches: starting threads takes longer than a batch. */
-function wasm(name: string, options: WasmDeviceOptions): DeviceRow {
+function wasm(name: string, options: WasmDeviceOptions): DeviceRow<Compiled> {
   let device: Promise<WasmDevice> | undefined;
   return {
     name,
@@ -91,7 +95,7 @@ function wasm(name: string, options: WasmDeviceOptions): DeviceRow {
   };
 }
 
-export const deviceRows: readonly DeviceRow[] = [
+export const deviceRows: readonly DeviceRow<Compiled>[] = [
   kernelEvaluator,
   emulator("imp emulator, plain", (compiled) => compiled.imp.plain),
   emulator("imp emulator, relaxed", (compiled) => compiled.imp.relaxed),
@@ -99,3 +103,44 @@ export const deviceRows: readonly DeviceRow[] = [
   wasm("wasm plain, 2 threads", { threads: 2, simd: "plain" }),
   wasm("wasm relaxed", { threads: 1, simd: "relaxed" }),
 ];
+
+/** A GPU, within WebGPU's default limits, or the reason why there is none. */
+export type OpenGpu = () => Promise<WebGpuDevice | string>;
+
+export async function systemGpu(): Promise<WebGpuDevice | string> {
+  try {
+    return await WebGpuDevice.create({ limits: "default" });
+  } catch (error) {
+    if (error instanceof AdapterError) return error.message;
+    throw error;
+  }
+}
+
+/** The kernels for what the adapter has, and those that need no feature, on one device: equal kernels are compiled once. */
+export function gpuRows(open: OpenGpu): readonly DeviceRow<WebGpuCompiled>[] {
+  let device: Promise<WebGpuDevice | string> | undefined;
+  const opened = async (): Promise<WebGpuDevice | string> => (device ??= open());
+  const row = (name: string, part?: (compiled: WebGpuCompiled) => Artefact): DeviceRow<WebGpuCompiled> => ({
+    name,
+    unavailable: async () => {
+      const found = await opened();
+      return typeof found === "string" ? found : undefined;
+    },
+    open: async () => {
+      const found = await opened();
+      if (typeof found === "string") throw new Error(found);
+      return found;
+    },
+    close: async () => undefined,
+    end: async () => {
+      const found = await device;
+      device = undefined;
+      if (found !== undefined && typeof found !== "string") await found.close();
+    },
+    ...(part === undefined ? {} : { part }),
+  });
+  return [
+    row("webgpu, all features of the adapter"),
+    row("webgpu, no features", (compiled) => ({ plan: compiled.plan, wgsl: compiled.wgsl.slice(-1) })),
+  ];
+}

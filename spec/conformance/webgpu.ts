@@ -1,0 +1,53 @@
+// The conformance suite on WebGPU: fewer calls than on other devices, since a driver compiles every new kernel.
+// `UHD_GPU_RUNS` sets how many calls of each op there are, 12 otherwise; a third of that for reductions and what contains them.
+
+import { compileGraph, type WebGpuCompiled } from "../../compiler/compile.ts";
+import { coreFeatures, type WgslKernel } from "../../compiler/targets/wgsl/types.ts";
+import { ops, type OpName } from "../../ops/index.ts";
+import { gpuRows, type OpenGpu } from "./devices.ts";
+import { register } from "./suite.ts";
+
+const calls = Math.max(3, Number(process.env["UHD_GPU_RUNS"] ?? 12) || 12);
+
+/** A software driver takes half a second for a kernel with barriers, so ops that need them get fewer calls. */
+const callsOf = (op: OpName): number => (ops[op].kind === "elementwise" || ops[op].kind === "movement" ? calls : Math.ceil(calls / 3));
+
+/** Registers it, with fusion or without, on the driver that `open` opens. */
+export async function gpuConformance(driver: string, fuse: boolean, open: OpenGpu): Promise<void> {
+  const found = await open();
+  const features = typeof found === "string" ? coreFeatures : found.features;
+  await register({
+    title: `${fuse ? "fused" : "unfused"}, ${driver}`,
+    rows: gpuRows(async () => found),
+    compile: (graph) => {
+      const compiled = compileGraph(graph, { target: "webgpu", features, fuse });
+      return { ...compiled, wgsl: compiled.wgsl.map((v) => ({ ...v, kernels: v.kernels.map(withPlainNames) })) };
+    },
+    declines,
+    calls: callsOf,
+    // Kernels for any size serve many calls; one in four is compiled for its own.
+    symbolic: (i) => (i % 4 === 3 ? "none" : "every"),
+    graphs: Math.max(3, Math.floor(calls / 3)),
+  });
+}
+
+/** Characters of one kernel that a software driver compiles in seconds. */
+const mostText = 60_000;
+
+function declines({ wgsl }: WebGpuCompiled): string | undefined {
+  const largest = Math.max(0, ...wgsl.flatMap((v) => v.kernels.map((k) => k.code.length)));
+  return largest > mostText
+    ? `a kernel of ${Math.round(largest / 1000)} KB of WGSL, which a software driver compiles for minutes`
+    : undefined;
+}
+
+/** The kernel with its sizes' names numbered: calls that differ in nothing else are then one text, which is compiled once. */
+function withPlainNames(kernel: WgslKernel): WgslKernel {
+  const names = new Map<string, string>();
+  const code = kernel.code.replaceAll(/\bn_S\d+_\d+\b/g, (name) => {
+    const plain = names.get(name) ?? `n_${names.size}`;
+    names.set(name, plain);
+    return plain;
+  });
+  return { ...kernel, code };
+}
