@@ -19,11 +19,13 @@ describe("the graphs", () => {
   const expected: Readonly<Record<string, readonly string[]>> = {
     "clip-vit.uhd": ["clip_vit_layer", "clip_vit_layer_ragged", "clip_vit"],
     "llama.uhd": ["llama"],
+    "llama-chat.uhd": ["llama_chat"],
     "llava-uhd-chat.uhd": ["llava_uhd_chat"],
     "llava-uhd.uhd": ["llava_uhd"],
     "llava-uhd-v1.uhd": ["llava_uhd_v1"],
     "preprocess.uhd": ["preprocess", "pictures"],
     "resampler.uhd": ["resampler"],
+    "sampling.uhd": ["sampling"],
     "spatial-resampler.uhd": ["spatial_resampler", "roi_align"],
     "positions.uhd": ["interpolate"],
     "uhd-tiny.uhd": ["pictures", "learn", "uhd_tiny"],
