@@ -9,6 +9,7 @@ import type { Case } from "./cases/case.ts";
 import { decoding } from "./cases/decode.ts";
 import { layer, matmuls } from "./cases/encoder.ts";
 import { packedWeights } from "./cases/packed.ts";
+import { language } from "./cases/language.ts";
 import { pictures } from "./cases/pictures.ts";
 import { preprocesses } from "./cases/preprocess.ts";
 import { bundleSize, compileTime, peakMemory } from "./cases/product.ts";
@@ -20,6 +21,7 @@ import { threadsText, type Context } from "./versus.ts";
 const cases: readonly Case[] = [
   ...matmuls,
   ...packedWeights,
+  ...language,
   layer,
   ...decoding,
   ...preprocesses,
