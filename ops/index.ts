@@ -4,6 +4,7 @@
 import { dim } from "../compiler/ir/dim.ts";
 import type { Attrs, AttrValue, TensorType } from "../compiler/ir/graph/types.ts";
 import { attention } from "./composite/attention.ts";
+import { attentionGradientOps } from "./composite/attention-gradient.ts";
 import { cross_entropy } from "./composite/cross-entropy.ts";
 import { activationOps } from "./composite/activations.ts";
 import { linear } from "./composite/linear.ts";
@@ -79,6 +80,7 @@ const table = {
   ...activationOps,
   rope,
   attention,
+  ...attentionGradientOps,
   unpack,
 } satisfies Record<string, OpDefinition>;
 

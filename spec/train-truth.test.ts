@@ -123,6 +123,7 @@ async function compare(
   result: Result,
 ): Promise<{ readonly gradients: number; readonly loss: number; readonly norm: number; readonly parameters: number }> {
   const { step, pictures } = stepOf(config);
+  expect(step.plainLoops).toEqual([]);
   expect(step.training.parameters.map((p) => p.name).toSorted()).toEqual(Object.keys(result.gradients));
   const inputs = await inputsOf(pictures, config.batches);
   await using trainer = await Trainer.create(step, { threads, weights: weightsOf(step) });

@@ -6,6 +6,7 @@ import {
   dimAdd,
   dimBounds,
   dimEval,
+  dimExactDiv,
   dimMin,
   dimMul,
   dimProduct,
@@ -17,7 +18,7 @@ import {
 } from "../ir/dim.ts";
 import { bytesOf } from "../ir/dtype.ts";
 import { nodesById } from "../ir/graph/build.ts";
-import type { Graph, OpNode, ValueId } from "../ir/graph/types.ts";
+import type { Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
 import type { HostExpr, HostProgram } from "../ir/plan/host.ts";
 import { normaliseAttrs, opOf } from "../../ops/index.ts";
 import { parametric } from "../passes/parametric.ts";
@@ -39,18 +40,21 @@ export function attentionPairs(graph: Graph): Pairs {
   const of = new Map<ValueId, Dim>();
   const bindings: HostProgram["bindings"][number][] = [];
   for (const node of graph.nodes) {
-    if (node.kind !== "op" || opOf(node.op).kind !== "composite" || node.operands.length !== 6) continue;
-    const tables = node.operands.slice(3).map((o) => nodes.get(o));
-    const [segment, queries, keys] = tables.map((t) => (t?.kind === "table" ? t.value : undefined));
-    if (segment === undefined || queries === undefined || keys === undefined) continue;
+    if (node.kind !== "op" || opOf(node.op).kind !== "composite") continue;
+    const operand = (name: string): GraphNode | undefined =>
+      nodes.get(node.operands[opOf(node.op).operands.findIndex((o) => o.name === name)] ?? -1);
+    const [segment, queries, keys] = ["q_segment", "q_offsets", "k_offsets"].map(operand);
+    if (queries?.kind !== "table" || keys?.kind !== "table") continue;
     const causal = normaliseAttrs(node.op, node.attrs)["causal"] === true;
-    const key = `${node.operands.slice(3).join(" ")} ${causal}`;
+    // What is summed over queries for each key has the pairs of the attention it is the derivative of.
+    const key = `${queries.id} ${keys.id} ${causal}`;
     let pairs = known.get(key);
     if (pairs === undefined) {
+      if (segment?.kind !== "table") continue;
       let name = "attention_pairs";
       for (let i = 2; taken.has(name); i++) name = `attention_pairs.${i}`;
       taken.add(name);
-      bindings.push({ name, value: pairCount(segment, queries, keys, causal), symbol: true, loc: "" });
+      bindings.push({ name, value: pairCount(segment.value, queries.value, keys.value, causal), symbol: true, loc: "" });
       pairs = dimSymbol(name);
       known.set(key, pairs);
     }
@@ -85,8 +89,9 @@ function nodeFlops(values: Values, pairs: Pairs, node: OpNode): Dim {
   const seen = pairs.of.get(node.id);
   const [q, k] = types;
   if (seen === undefined || q === undefined || k === undefined) return all;
-  const [heads, inner, out] = [q.shape[1] ?? dim(1), q.shape[2] ?? dim(1), node.type.shape[2] ?? dim(1)];
-  return dimMul(dimMul(dim(2), dimMul(seen, heads)), dimAdd(inner, out));
+  // Attention and the parts of its derivative count every query with every key.
+  const each = dimExactDiv(all, dimMul(q.shape[0] ?? dim(1), k.shape[0] ?? dim(1)));
+  return each === undefined ? all : dimMul(seen, each);
 }
 
 /** Operations of every value that a run computes, once each. What is the same for every run is computed at loading. */

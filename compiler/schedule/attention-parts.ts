@@ -87,6 +87,9 @@ export interface Attention {
   readonly valueStride: ImpExpr | undefined;
 }
 
+/** What makes code needs no more than the emitter. */
+export type Emitting = Pick<Attention, "emitter">;
+
 /** `e` where `axis` is `value`. The block must not be asked for `e` at another place. */
 export function emitAt(emitter: Emitter, block: Block, e: Expr, axis: string, value: ImpExpr): ImpExpr {
   // A block of its own, so that what was computed for one place is not taken for another.
@@ -103,7 +106,7 @@ export function zeroed(e: Expr, axis: string): Expr {
 
 /** `for` i = from, from+step … before `to`. */
 export function each(
-  c: Attention,
+  c: Emitting,
   block: Block,
   hint: string,
   from: ImpExpr,
@@ -119,7 +122,7 @@ export function each(
 
 /** `body` while start < end; `body` says by how much start grows. */
 export function stepping(
-  c: Attention,
+  c: Emitting,
   block: Block,
   hint: string,
   start: ImpExpr,
@@ -149,13 +152,13 @@ export function put(block: Block, ptr: ImpExpr, value: ImpExpr, offset = 0): voi
 }
 
 /** `index · size` as a position of a scratch array. */
-export function slot(c: Attention, block: Block, name: string, index: ImpExpr, size = 1, offset: ImpExpr = int(0)): ImpExpr {
+export function slot(c: Emitting, block: Block, name: string, index: ImpExpr, size = 1, offset: ImpExpr = int(0)): ImpExpr {
   return c.emitter.name(block, "p", at(name, add(mul(index, int(size)), offset)));
 }
 
 /** Copies `count` consecutive floats through `change`, four at a time. */
 export function copy(
-  c: Attention,
+  c: Emitting,
   block: Block,
   from: ImpExpr,
   to: ImpExpr,
@@ -186,7 +189,7 @@ export const lowest = -3.4028234663852886e38;
  * p is the polynomial of degree 5 with p(0) = 1 and the least relative error on |r| ≤ ½, 9.2e-8. Below 2^-126 the
  * result is 0; NaN stays NaN.
  */
-function power(c: Attention, block: Block, x: ImpExpr): ImpExpr {
+export function power(c: Emitting, block: Block, x: ImpExpr): ImpExpr {
   const v = (value: number): ImpExpr => vector("f32x4", value);
   const keep = (hint: string, value: ImpExpr): ImpExpr => c.emitter.name(block, hint, value);
   // With NaN on its left the maximum is NaN.
@@ -202,7 +205,7 @@ function power(c: Attention, block: Block, x: ImpExpr): ImpExpr {
 }
 
 /** 2^x of one f32 x ≤ 0. */
-function powerOfOne(c: Attention, block: Block, x: ImpExpr): ImpExpr {
+function powerOfOne(c: Emitting, block: Block, x: ImpExpr): ImpExpr {
   const wide = c.emitter.name(block, "w", power(c, block, splat(x)));
   return lane(wide, 0);
 }
@@ -211,7 +214,7 @@ function powerOfOne(c: Attention, block: Block, x: ImpExpr): ImpExpr {
  * Turns the first `count` scores at `row` into weights 2^(score - top), with `top` the largest of them and of the
  * scores before, and updates the row's top, total and shrink. Eight columns behind `count` are overwritten.
  */
-export function softmaxRow(c: Attention, block: Block, row: ImpExpr, count: ImpExpr, at_: ImpExpr): void {
+export function softmaxRow(c: Emitting, block: Block, row: ImpExpr, count: ImpExpr, at_: ImpExpr): void {
   const { emitter } = c;
   const end = emitter.name(block, "end", advance(row, count));
   for (const half of [0, 4]) put(block, end, vector("f32x4", -Infinity), half);

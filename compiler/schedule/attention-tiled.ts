@@ -21,6 +21,7 @@ import {
   softmaxRow,
   stepping,
   type Attention,
+  type Emitting,
 } from "./attention-parts.ts";
 import type { Block } from "./emit.ts";
 import { tile } from "./tile.ts";
@@ -99,7 +100,7 @@ function packKeys(c: Attention, block: Block, s: ImpExpr, count: ImpExpr): void 
   });
 }
 
-function transpose(c: Attention, block: Block, rows: readonly ImpExpr[]): readonly ImpExpr[] {
+export function transpose(c: Emitting, block: Block, rows: readonly ImpExpr[]): readonly ImpExpr[] {
   const [a, b, d, e] = rows;
   if (a === undefined || b === undefined || d === undefined || e === undefined) throw new Error("four rows are transposed");
   const keep = (x: ImpExpr): ImpExpr => c.emitter.name(block, "x", x);

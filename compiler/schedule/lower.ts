@@ -7,6 +7,7 @@ import { typeOfImp } from "../ir/imp/build.ts";
 import type { ImpExpr, ImpFunction } from "../ir/imp/types.ts";
 import type { Axis, Expr, Kernel, Stage } from "../ir/kernel/types.ts";
 import { lowerAttention } from "./attention.ts";
+import { lowerAttentionGradient } from "./attention-gradient.ts";
 import type { Capabilities } from "./capabilities.ts";
 import { binary, Block, Emitter, int } from "./emit.ts";
 import { finish, unitName } from "./finish.ts";
@@ -30,13 +31,13 @@ export function lowerKernel(kernel: Kernel, capabilities: Capabilities): ImpFunc
 export function lower(kernel: Kernel, capabilities: Capabilities): Lowered {
   if (capabilities.gpu !== undefined) return lowerGpu(kernel, capabilities);
   const built =
-    kernel.pattern?.k === "matmul"
-      ? lowerMatmul(kernel, capabilities)
-      : kernel.pattern?.k === "quantised"
-        ? lowerQuantised(kernel, capabilities)
-        : kernel.pattern?.k === "attention"
-          ? lowerAttention(kernel, capabilities)
-          : undefined;
+    kernel.pattern === undefined
+      ? lowerAttentionGradient(kernel, capabilities)
+      : kernel.pattern.k === "matmul"
+        ? lowerMatmul(kernel, capabilities)
+        : kernel.pattern.k === "quantised"
+          ? lowerQuantised(kernel, capabilities)
+          : lowerAttention(kernel, capabilities);
   return built === undefined ? { fn: lowerLoops(kernel, capabilities), built: false } : { fn: built, built: true };
 }
 

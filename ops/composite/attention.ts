@@ -1,5 +1,5 @@
-// attention over ragged segments: a direct kernel that never holds the scores, and a dense decomposition that
-// the derivative goes through.
+// attention over ragged segments: a direct kernel that never holds the scores, a derivative that does not either
+// (attention-gradient.ts), and a dense decomposition for who has neither.
 
 import { dim, dimAdd, dimConstant, dimExactDiv, dimMul, type Dim } from "../../compiler/ir/dim.ts";
 import type { Attrs, ValueId } from "../../compiler/ir/graph/types.ts";
@@ -142,7 +142,10 @@ export const attention = defineOp({
     },
   },
   decomposition: dense,
-  derivative: { kind: "viaDecomposition" },
+  derivative: {
+    kind: "vjp",
+    build: (emit, { operands, output, cotangent, attrs }) => gradients(emit, operands, output, cotangent, attrs),
+  },
   // As if every query saw every key: which keys it sees is known only at run time.
   flops: (operands, _attrs, out) => {
     const [q, k] = [operandAt(operands, 0), operandAt(operands, 1)];
@@ -183,6 +186,36 @@ export const attention = defineOp({
         );
       }),
 });
+
+/** Cotangents of q, k and v; what several query heads add to a key head is summed. */
+function gradients(emit: Emit, operands: readonly ValueId[], output: ValueId, g: ValueId, attrs: Attrs): readonly (ValueId | undefined)[] {
+  const [q, k, v] = [operandAt(operands, 0), operandAt(operands, 1), operandAt(operands, 2)];
+  const [segment, qOffsets, kOffsets] = [operandAt(operands, 3), operandAt(operands, 4), operandAt(operands, 5)];
+  const log = emit.op("attention_log", [q, k, segment, qOffsets, kOffsets], attrs);
+  const delta = emit.op("reduce_sum", [emit.op("mul", [g, output])], { axes: [2], keep: false });
+  const ofKey = keySegments(emit, kOffsets, sizeAt(emit.typeOf(k).shape, 0));
+  const dq = emit.op("attention_dq", [q, k, v, segment, qOffsets, kOffsets, log, delta, g], attrs);
+  const dk = emit.op("attention_dk", [q, k, v, ofKey, qOffsets, kOffsets, log, delta, g], attrs);
+  const dv = emit.op("attention_dv", [q, k, ofKey, qOffsets, kOffsets, log, g], attrs);
+  const together = (x: ValueId): ValueId => {
+    const [t, hq, d] = emit.typeOf(x).shape;
+    const hk = sizeAt(emit.typeOf(k).shape, 1);
+    if (t === undefined || hq === undefined || d === undefined || hq.text === hk.text) return x;
+    const shared = reshape(emit, x, [t, hk, groups([t, hq], [t, hk]) ?? dim(1), d]);
+    return emit.op("reduce_sum", [shared], { axes: [2], keep: false });
+  };
+  return [dq, together(dk), together(dv), undefined, undefined, undefined];
+}
+
+/** i32[Tk]: the segment of each key, which is how many of the segments behind the first begin at it or before. */
+function keySegments(emit: Emit, offsets: ValueId, tk: Dim): ValueId {
+  const size = sizeAt(emit.typeOf(offsets).shape, 0);
+  const ends = emit.op("slice", [offsets], { axis: 0, start: dim(1), stop: size, step: 1 });
+  const shape = [tk, sizeAt(emit.typeOf(ends).shape, 0)];
+  const key = emit.op("iota", [], { shape, axis: 0, dtype: "i32" });
+  const before = emit.op("cast", [emit.op("le", [broadcastTo(emit, ends, shape), key])], { dtype: "i32" });
+  return emit.op("reduce_sum", [before], { axes: [1], keep: false });
+}
 
 /**
  * Scores of all queries with all keys, [Hk, G, Tq, Tk], masked to the pairs that may see each other. Masked scores
