@@ -15,7 +15,7 @@ import { tensor } from "../ops/reference/tensor.ts";
 import { WasmDevice } from "../runtime/devices/wasm/device.ts";
 import { Session } from "../runtime/session.ts";
 import { difference } from "./conformance/compare.ts";
-import { deviceRows, type DeviceRow } from "./conformance/devices.ts";
+import { deviceRows, type Compiled, type DeviceRow } from "./conformance/devices.ts";
 import { runs, seed } from "./conformance/property.ts";
 import { fromRuntime, toRuntime } from "./conformance/tensors.ts";
 import { fusionGraphs, isNarrow, type FusionGraph } from "./fusion-graphs.ts";
@@ -26,7 +26,7 @@ interface Mode {
   readonly name: string;
   readonly options: CompileOptions;
   /** Where it runs: undefined for the WebAssembly device. */
-  readonly row?: DeviceRow;
+  readonly row?: DeviceRow<Compiled>;
 }
 
 const [evaluator] = deviceRows;
