@@ -4,7 +4,7 @@
 
 import * as fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { compileGraph, type CompileOptions } from "../compiler/compile.ts";
+import { compileGraph, type Compiled, type CompileOptions } from "../compiler/compile.ts";
 import { isFloat } from "../compiler/ir/dtype.ts";
 import { evalGraph, type ReferenceFunction } from "../compiler/ir/graph/eval.ts";
 import { parseGraph } from "../compiler/ir/graph/parse.ts";
@@ -15,7 +15,7 @@ import { tensor } from "../ops/reference/tensor.ts";
 import { WasmDevice } from "../runtime/devices/wasm/device.ts";
 import { Session } from "../runtime/session.ts";
 import { difference } from "./conformance/compare.ts";
-import { deviceRows, type Compiled, type DeviceRow } from "./conformance/devices.ts";
+import { deviceRows, type DeviceRow } from "./conformance/devices.ts";
 import { runs, seed } from "./conformance/property.ts";
 import { fromRuntime, toRuntime } from "./conformance/tensors.ts";
 import { fusionGraphs, isNarrow, type FusionGraph } from "./fusion-graphs.ts";
