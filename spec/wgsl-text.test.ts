@@ -125,12 +125,10 @@ test("what is known of an integer is true of it", () => {
       { depthSize: "small", withCrossShrink: true },
       number.map((n): Known => ({ e: b.int(n), value: n })),
       fc.constant<Known>({ e: unit, value: 7 }),
-      fc
-        .tuple(fc.constantFrom(...ops), tie("known"), tie("known"))
-        .map(([op, p, q]): Known => ({
-          e: { k: "binary", op, a: p.e, b: q.e, type: "i32" },
-          value: binaryFunction(op, "i32")(p.value, q.value),
-        })),
+      fc.tuple(fc.constantFrom(...ops), tie("known"), tie("known")).map(([op, p, q]): Known => ({
+        e: { k: "binary", op, a: p.e, b: q.e, type: "i32" },
+        value: binaryFunction(op, "i32")(p.value, q.value),
+      })),
     ),
   }));
   const facts = new Congruences(withBody([]));

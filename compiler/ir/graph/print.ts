@@ -69,7 +69,10 @@ export function printGraph(graph: Graph, options: { readonly locations?: boolean
   const locText = (loc: Loc): string => (options.locations === false || loc.length === 0 ? "" : ` @ ${spans.loc(loc)}`);
   const values = graph.nodes.map((node) => `  ${nodeText(node)}${locText(node.loc)}`);
   const symbols = graph.symbols.map((s) => `  ${s.argument === true ? "argument" : "symbol"} ${s.name}: ${s.lower}..${s.upper ?? ""}`);
-  const host = graph.host.functions.length + graph.host.bindings.length + (graph.host.given?.length ?? 0) === 0 ? [] : [`  host ${jsonText(graph.host)}`];
+  const host =
+    graph.host.functions.length + graph.host.bindings.length + (graph.host.given?.length ?? 0) === 0
+      ? []
+      : [`  host ${jsonText(graph.host)}`];
   return [
     `graph ${JSON.stringify(graph.name)} {`,
     ...spans.lines(),
