@@ -2,14 +2,14 @@
 // a head and a block of queries. Declines (undefined) what attention.ts does not recognise and more features of values than
 // invocations can hold; the loops of points.ts are right for everything.
 //
-// Note [Attention by workgroups]. A block is of sixteen queries, fewer where their features would not fit in the 16 KiB
+// Note [Attention by workgroups]. A block is of eight queries, fewer where their features would not fit in the 16 KiB
 // that workgroups share. The keys that any of its queries sees are gone over in blocks of one key an invocation:
 // 1. an invocation has a key and makes its scores with all queries, whose features are shared;
 // 2. a few invocations for each query turn its scores into weights e^(score - top), top being the largest so far;
 // 3. an invocation has four features of values and some of the queries, and adds up weights times values.
 // A query that does not see a key (it is of another segment, or later) has the weight -1, which is skipped, not multiplied:
-// 0 · NaN is NaN. Where all queries of the block see the same keys nothing is asked. Small subgroups exchange what all
-// their lanes need alike (features of queries, weights), as products do: see Note [Units of a GPU product].
+// 0 · NaN is NaN. Where all queries of the block see the same keys nothing is asked. Small subgroups go another way:
+// attention-lanes.ts.
 
 import { dim, dimAdd, dimDiv, dimMul } from "../../ir/dim.ts";
 import {
@@ -27,7 +27,6 @@ import {
   mul,
   splat,
   sub,
-  typeOfImp,
   vector,
 } from "../../ir/imp/build.ts";
 import type { ImpExpr, ImpFunction, ImpScratch } from "../../ir/imp/types.ts";
@@ -37,14 +36,15 @@ import { branch, each, lowest, put, set, stepping, type Attention } from "../att
 import type { Capabilities, GpuCapabilities } from "../capabilities.ts";
 import { Block, Emitter } from "../emit.ts";
 import { finish, laneName, unitName } from "../finish.ts";
-import { variable } from "./parts.ts";
+import { attendByLanes, laneScratch, queriesOfLane } from "./attention-lanes.ts";
+import { exp, variable } from "./parts.ts";
 
 /** Most queries of a block, and bytes that a workgroup may share. */
-const mostQueries = 16;
+const mostQueries = 8;
 const sharedBytes = 16384;
 /** Invocations at most, which a block's size must allow for: it is the same in all variants. */
 const mostLanes = 64;
-/** Queries that go one by one: a step of generation. */
+/** Of so few queries (a step of generation) no more than these are computed with. */
 const fewQueries = 2;
 
 /** Memory that a workgroup shares. */
@@ -68,8 +68,8 @@ const shared = {
 interface Division {
   readonly rows: number;
   readonly lanes: number;
-  /** Lanes that exchange; 0 where none do. */
-  readonly exchanged: number;
+  /** Lanes of a subgroup; 0 where there are none. */
+  readonly subgroups: number;
   /** Vectors of features of values, and lanes that are reserved for them (a power of two). */
   readonly columns: number;
   readonly width: number;
@@ -85,8 +85,6 @@ export function lowerGpuAttention(kernel: Kernel, capabilities: Capabilities, gp
   const columns = Math.ceil(facts.features / 4);
   const rows = queriesOfBlock(facts.inner);
   if (columns > mostLanes || rows === undefined) return undefined;
-  const small = gpu.subgroups > 0 && gpu.subgroups <= 8;
-  const lanes = small && columns <= 32 ? 32 : Math.max(mostLanes, gpu.subgroups);
   const root = new Block();
   const blocks = dimDiv(dimAdd(facts.queries, dim(rows - 1)), dim(rows));
   const heads = emitter.name(root, "heads", emitter.size(facts.heads));
@@ -96,18 +94,27 @@ export function lowerGpuAttention(kernel: Kernel, capabilities: Capabilities, gp
   const all = emitter.name(root, "all", emitter.size(facts.queries));
   const first = emitter.name(root, "first", mul(block, int(rows)));
   const c = { ...context(facts, emitter, root, capabilities), scale: Math.fround(facts.pattern.scale) };
-  const division = (count: number): Division => divide(count, lanes, small ? gpu.subgroups : 0, columns);
-  branch(
-    root,
-    binary("le", all, int(fewQueries)),
-    (few) => each(c, few, "t", int(0), all, 1, (one, t) => new Rows(c, one, division(1), t, all).write()),
-    (many) => new Rows(c, many, division(rows), first, all).write(),
-  );
+  const zero = emitter.name(root, "zero", binary("shr", variable(unitName), int(31)));
+  const unknown = (value: number): ImpExpr => add(zero, int(value));
+  const { subgroups } = gpu;
   const units = dimMul(blocks, facts.heads);
-  return finish(kernel, emitter, units, root.statements, scratchOf(rows, lanes, facts.inner), {
-    lanes,
-    ...(small ? { subgroup: gpu.subgroups } : {}),
-  });
+  const subgroup = subgroups > 0 ? { subgroup: subgroups } : {};
+  if (subgroups > 0 && subgroups <= 8) {
+    // One workgroup does the work of several units; the others do nothing.
+    const together = Math.max(1, (subgroups * queriesOfLane) / rows);
+    const each_ = Math.max(1, rows / (subgroups * queriesOfLane));
+    branch(root, binary("eq", binary("mod", block, int(together)), int(0)), (inside) =>
+      each(c, inside, "part", int(0), unknown(each_), 1, (part, p) => {
+        const mine = emitter.name(part, "first", add(first, mul(p, int(subgroups * queriesOfLane))));
+        attendByLanes({ c, lanes: subgroups, first: mine, all, unknown }, part);
+      }),
+    );
+    const scratch = laneScratch(facts.inner, facts.features);
+    return finish(kernel, emitter, units, root.statements, scratch, { lanes: subgroups, ...subgroup });
+  }
+  const lanes = Math.max(mostLanes, subgroups);
+  new Rows(c, root, divide(rows, lanes, subgroups, columns), { first, all, unknown }).write();
+  return finish(kernel, emitter, units, root.statements, scratchOf(rows, lanes, facts.inner), { lanes, ...subgroup });
 }
 
 /** As many queries as fit in shared memory with their features, a power of two; undefined when not even one does. */
@@ -136,11 +143,7 @@ function divide(rows: number, lanes: number, subgroups: number, columns: number)
   const groups = lanes / width;
   const queryGroups = Math.min(groups, rows);
   const keyGroups = groups / queryGroups;
-  return { rows, lanes, exchanged: subgroups, columns, width, queryGroups, keyGroups };
-}
-
-function exp(a: ImpExpr): ImpExpr {
-  return { k: "unary", op: "exp", a, type: typeOfImp(a) };
+  return { rows, lanes, subgroups, columns, width, queryGroups, keyGroups };
 }
 
 /** The queries from `first` on: writes the code of one block. */
@@ -151,13 +154,15 @@ class Rows {
   private readonly first: ImpExpr;
   private readonly all: ImpExpr;
   private readonly lane = variable(laneName);
+  private readonly unknown: (value: number) => ImpExpr;
 
-  constructor(c: Attention, block: Block, division: Division, first: ImpExpr, all: ImpExpr) {
+  constructor(c: Attention, block: Block, division: Division, queries: Queries) {
     this.c = c;
     this.block = block;
     this.d = division;
-    this.first = first;
-    this.all = all;
+    this.first = queries.first;
+    this.all = queries.all;
+    this.unknown = queries.unknown;
   }
 
   private name(block: Block, hint: string, value: ImpExpr, mutable = false): ImpExpr {
@@ -201,12 +206,19 @@ class Rows {
       first: this.name(block, "of_rows", mul(d.keyGroups === 1 ? group : binary("div", group, int(d.keyGroups)), int(rows))),
       values: Array.from({ length: rows }, () => this.name(block, "mixed", vector("f32x4", 0), true)),
     };
+    const few = this.name(block, "few", binary("le", sub(this.all, this.first), int(fewQueries)));
     stepping(c, block, "s", low, high, (inside, s) => {
-      this.scores(inside, s, high);
+      const key = this.name(inside, "key", c.key(inside, binary("min", add(s, this.lane), sub(high, int(1)))));
+      branch(
+        inside,
+        few,
+        (some) => this.scores(some, key, Math.min(d.rows, fewQueries)),
+        (all) => this.scores(all, key, d.rows),
+      );
       this.barrier(inside);
       this.weigh(inside, s, mine);
       this.barrier(inside);
-      this.mix(inside, s, high, alike, sums);
+      this.mix(inside, s, high, alike, few, sums);
       this.barrier(inside);
       return int(d.lanes);
     });
@@ -221,7 +233,7 @@ class Rows {
 
   private takeQueries(): void {
     const { c, block, d, lane } = this;
-    each(c, block, "i", lane, int(d.rows * c.inner), d.lanes, (inside, i) => {
+    each(c, block, "i", lane, this.unknown(d.rows * c.inner), d.lanes, (inside, i) => {
       const row = this.name(inside, "row", binary("div", i, int(c.inner)));
       const query = c.query(inside, this.query(inside, row));
       const value = load(advance(query, sub(i, mul(row, int(c.inner)))), "f32");
@@ -240,7 +252,7 @@ class Rows {
     const begin = (name: string): ImpExpr => load(at(name, int(0)), "i32");
     const [low, high] = [this.name(block, "low", begin(shared.from), true), this.name(block, "high", begin(shared.to), true)];
     const [last, least] = [this.name(block, "last", low, true), this.name(block, "least", high, true)];
-    each(c, block, "i", int(1), int(d.rows), 1, (inside, i) => {
+    each(c, block, "i", int(1), this.unknown(d.rows), 1, (inside, i) => {
       const [from, to] = [this.name(inside, "f", load(at(shared.from, i), "i32")), this.name(inside, "t", load(at(shared.to, i), "i32"))];
       set(inside, low, binary("min", low, from));
       set(inside, high, binary("max", high, to));
@@ -257,28 +269,18 @@ class Rows {
     return variable(name);
   }
 
-  /** scores[query][lane] = query · key s + lane. */
-  private scores(block: Block, s: ImpExpr, high: ImpExpr): void {
+  /** scores[query][lane] = query · the lane's key, for the first `rows` queries. */
+  private scores(block: Block, key: ImpExpr, rows: number): void {
     const { c, d, lane } = this;
     const { inner } = c;
-    const key = this.name(block, "key", c.key(block, binary("min", add(s, lane), sub(high, int(1)))));
-    const sums = Array.from({ length: d.rows }, () => this.name(block, "score", float(0), true));
-    const step = d.exchanged > 0 ? d.exchanged : 4;
-    const whole = inner - (inner % step);
-    const own = d.exchanged > 0 ? this.name(block, "own", binary("bitand", lane, int(step - 1))) : int(0);
+    const sums = Array.from({ length: rows }, () => this.name(block, "score", float(0), true));
+    const whole = inner - (inner % 4);
     if (whole > 0)
-      each(c, block, "i", int(0), int(whole), step, (inside, i) => {
-        const keys = Array.from({ length: step / 4 }, (_, v) => this.name(inside, "k", load(advance(key, i), "f32x4", 4 * v)));
-        const queries = sums.map((_, q) => {
-          const place = at(shared.queries, add(add(i, own), int(q * inner)));
-          return this.name(inside, "q", load(place, d.exchanged > 0 ? "f32" : "f32x4"));
-        });
-        for (let j = 0; j < step; j++)
-          for (const [q, sum] of sums.entries()) {
-            const query = queries[q] ?? sum;
-            const one = d.exchanged > 0 ? this.taken(inside, query, j) : laneOf(query, j);
-            set(inside, sum, fma(one, laneOf(keys[j >> 2] ?? query, j & 3), sum));
-          }
+      each(c, block, "i", int(0), this.unknown(whole), 4, (inside, i) => {
+        const keys = this.name(inside, "k", load(advance(key, i), "f32x4"));
+        const queries = sums.map((_, q) => this.name(inside, "q", load(at(shared.queries, add(i, int(q * inner))), "f32x4")));
+        for (let j = 0; j < 4; j++)
+          for (const [q, sum] of sums.entries()) set(inside, sum, fma(laneOf(queries[q] ?? keys, j), laneOf(keys, j), sum));
       });
     for (let i = whole; i < inner; i++)
       for (const [q, sum] of sums.entries())
@@ -286,16 +288,9 @@ class Rows {
     for (const [q, sum] of sums.entries()) put(block, at(shared.scores, add(lane, int(q * d.lanes))), sum);
   }
 
-  /** What lane `from` of the subgroup has. */
-  private taken(block: Block, value: ImpExpr, from: number): ImpExpr {
-    const name = this.c.emitter.fresh("one");
-    block.statements.push({ k: "exchange", name, type: "f32", op: "from", value, lane: int(from) });
-    return { k: "var", name, type: "f32" };
-  }
-
   /** The weights of a query's scores of this block, shared by `lanesOfRow` lanes; the query's top, total and shrink. */
   private weigh(block: Block, s: ImpExpr, mine: Mine): void {
-    const { c, d, lane } = this;
+    const { c, d } = this;
     const { row, part, lanesOfRow, top, total } = mine;
     const scores = this.name(block, "scores", at(shared.scores, mul(row, int(d.lanes))));
     const step = 4 * lanesOfRow;
@@ -305,7 +300,7 @@ class Rows {
       return this.name(inside, "seen", binary("bitand", binary("le", splat(mine.from), keys), binary("lt", keys, splat(mine.to))));
     };
     const best = this.name(block, "best", splat(top), true);
-    each(c, block, "j", start, int(d.lanes), step, (inside, j) => {
+    each(c, block, "j", start, this.unknown(d.lanes), step, (inside, j) => {
       const masked: ImpExpr = {
         k: "select",
         cond: seen(inside, j),
@@ -316,15 +311,16 @@ class Rows {
       // NaN is never taken: it shows in the sum.
       set(inside, best, fastMinMax("max", best, masked));
     });
-    put(block, at(shared.parts, lane), this.name(block, "most", { k: "across", op: "max", a: best, type: "f32" }));
-    this.barrier(block);
     const before = this.name(block, "before", top);
-    each(c, block, "p", int(0), int(lanesOfRow), 1, (inside, p) =>
-      set(inside, top, fastMinMax("max", top, load(at(shared.parts, add(mul(row, int(lanesOfRow)), p)), "f32"))),
+    const most = this.name(block, "most", { k: "across", op: "max", a: best, type: "f32" });
+    set(
+      block,
+      top,
+      this.ofRow(block, most, mine, 0, (a, b) => fastMinMax("max", a, b)),
     );
     const tops = this.name(block, "tops", splat(top));
     const sum = this.name(block, "sum", vector("f32x4", 0), true);
-    each(c, block, "j", start, int(d.lanes), step, (inside, j) => {
+    each(c, block, "j", start, this.unknown(d.lanes), step, (inside, j) => {
       const mask = seen(inside, j);
       const weight = this.name(inside, "w", exp(sub(load(advance(scores, j), "f32x4"), tops)));
       const chosen = (other: number): ImpExpr => ({ k: "select", cond: mask, a: weight, b: vector("f32x4", other), type: "f32x4" });
@@ -333,16 +329,40 @@ class Rows {
     });
     const shrink = this.name(block, "shrink", exp(sub(before, top)));
     branch(block, binary("eq", part, int(0)), (one) => put(one, at(shared.shrink, row), shrink));
-    put(block, at(shared.parts, add(lane, int(d.lanes))), this.name(block, "own", { k: "across", op: "add", a: sum, type: "f32" }));
+    const own = this.name(block, "own", { k: "across", op: "add", a: sum, type: "f32" });
+    set(block, total, fma(total, shrink, this.ofRow(block, own, mine, d.lanes, add)));
+  }
+
+  /** What all lanes of a query have, combined; through `parts` from place `region` on where a subgroup does not hold them. */
+  private ofRow(
+    block: Block,
+    own: ImpExpr,
+    { row, lanesOfRow }: Mine,
+    region: number,
+    combine: (a: ImpExpr, b: ImpExpr) => ImpExpr,
+  ): ImpExpr {
+    const { c, d, lane } = this;
+    const all = this.name(block, "all", own, true);
+    if (lanesOfRow <= d.subgroups) {
+      for (let bit = 1; bit < lanesOfRow; bit *= 2) {
+        const name = c.emitter.fresh("other");
+        block.statements.push({ k: "exchange", name, type: "f32", op: "xor", value: all, lane: int(bit) });
+        set(block, all, combine(all, { k: "var", name, type: "f32" }));
+      }
+      return all;
+    }
+    put(block, at(shared.parts, add(lane, int(region))), own);
     this.barrier(block);
-    set(block, total, mul(total, shrink));
-    each(c, block, "p", int(0), int(lanesOfRow), 1, (inside, p) =>
-      set(inside, total, add(total, load(at(shared.parts, add(add(mul(row, int(lanesOfRow)), p), int(d.lanes))), "f32"))),
+    const first = this.name(block, "first", add(mul(row, int(lanesOfRow)), int(region)));
+    set(block, all, load(at(shared.parts, first), "f32"));
+    each(c, block, "p", int(1), this.unknown(lanesOfRow), 1, (inside, p) =>
+      set(inside, all, combine(all, load(at(shared.parts, add(first, p)), "f32"))),
     );
+    return all;
   }
 
   /** sums = sums · shrink + weights · values, over the keys of this block. */
-  private mix(block: Block, s: ImpExpr, high: ImpExpr, alike: ImpExpr, sums: Sums): void {
+  private mix(block: Block, s: ImpExpr, high: ImpExpr, alike: ImpExpr, few: ImpExpr, sums: Sums): void {
     const { c, d } = this;
     const here = this.name(block, "here", binary("min", int(d.lanes), sub(high, s)));
     for (const [q, sum] of sums.values.entries()) {
@@ -352,7 +372,17 @@ class Rows {
     branch(
       block,
       binary("eq", alike, int(1)),
-      (inside) => this.addUp(inside, s, here, sums),
+      (inside) => {
+        const some = { ...sums, values: sums.values.slice(0, fewQueries) };
+        if (some.values.length === sums.values.length) this.addUp(inside, s, here, sums);
+        else
+          branch(
+            inside,
+            few,
+            (one) => this.addUp(one, s, here, some),
+            (all) => this.addUp(all, s, here, sums),
+          );
+      },
       (inside) =>
         each(c, inside, "j", sums.key, here, d.keyGroups, (one, j) => {
           const value = this.name(one, "v", load(advance(c.value(one, add(s, j)), sums.feature), "f32x4"));
@@ -371,23 +401,13 @@ class Rows {
   /** sums += weights · values, where every query sees every key. */
   private addUp(block: Block, s: ImpExpr, here: ImpExpr, sums: Sums): void {
     const { c, d } = this;
-    // Exchanging lanes have the same queries and go over the same keys.
-    const exchanged = d.keyGroups === 1 && d.width % Math.max(1, d.exchanged) === 0 ? d.exchanged : 0;
-    const step = exchanged > 0 ? exchanged : 4;
-    const own = exchanged > 0 ? this.name(block, "own", binary("bitand", this.lane, int(step - 1))) : int(0);
-    const whole = this.name(block, "whole", binary("bitand", here, int(-step)));
-    const start = d.keyGroups === 1 ? int(0) : this.name(block, "start", mul(sums.key, int(step)));
-    each(c, block, "j", start, whole, step * d.keyGroups, (inside, j) => {
-      const weights = sums.values.map((_, q) =>
-        this.name(inside, "w", load(this.weight(sums, q, add(j, own)), exchanged > 0 ? "f32" : "f32x4")),
-      );
-      for (let i = 0; i < step; i++) {
+    const whole = this.name(block, "whole", binary("bitand", here, int(-4)));
+    const start = d.keyGroups === 1 ? int(0) : this.name(block, "start", mul(sums.key, int(4)));
+    each(c, block, "j", start, whole, 4 * d.keyGroups, (inside, j) => {
+      const weights = sums.values.map((_, q) => this.name(inside, "w", load(this.weight(sums, q, j), "f32x4")));
+      for (let i = 0; i < 4; i++) {
         const value = this.name(inside, "v", load(advance(c.value(inside, add(s, add(j, int(i)))), sums.feature), "f32x4"));
-        for (const [q, sum] of sums.values.entries()) {
-          const weight = weights[q] ?? value;
-          const one = exchanged > 0 ? this.taken(inside, weight, i) : laneOf(weight, i);
-          set(inside, sum, fma(splat(one), value, sum));
-        }
+        for (const [q, sum] of sums.values.entries()) set(inside, sum, fma(splat(laneOf(weights[q] ?? value, i)), value, sum));
       }
     });
     each(c, block, "j", add(whole, sums.key), here, d.keyGroups, (inside, j) => {
@@ -403,7 +423,7 @@ class Rows {
       if (d.keyGroups > 1) {
         put(block, at(shared.sums, mul(lane, int(4))), sum);
         this.barrier(block);
-        each(c, block, "g", int(1), int(d.keyGroups), 1, (inside, g) =>
+        each(c, block, "g", int(1), this.unknown(d.keyGroups), 1, (inside, g) =>
           set(
             inside,
             sum,
@@ -435,6 +455,14 @@ class Rows {
       });
     }
   }
+}
+
+interface Queries {
+  /** The first of the block, and how many there are in all. */
+  readonly first: ImpExpr;
+  readonly all: ImpExpr;
+  /** A number that drivers do not know: they would write out loops with it, which takes them long. */
+  readonly unknown: (value: number) => ImpExpr;
 }
 
 interface Mine {

@@ -46,3 +46,7 @@ export function placesOf(emitter: Emitter, block: Block, point: ImpExpr, extents
   }
   return out;
 }
+
+export function exp(a: ImpExpr): ImpExpr {
+  return { k: "unary", op: "exp", a, type: typeOfImp(a) };
+}

@@ -249,6 +249,12 @@ class Renderer implements Around {
       this.line(`let ${local} = ${value};`);
       return;
     }
+    // A workgroup of one subgroup whose lanes never wait for each other otherwise: barriers would be all that costs.
+    if (this.#fn.subgroup === this.#fn.lanes && !hasBarrier(this.#fn.body)) {
+      this.#exchanges = true;
+      this.line(`let ${local} = subgroupBroadcastFirst(${value});`);
+      return;
+    }
     this.#sharesInteger = true;
     this.line(`if (invocation == 0u) { shared_integer = ${value}; }`);
     this.line(`let ${local} = workgroupUniformLoad(&shared_integer);`);
@@ -269,4 +275,11 @@ class Renderer implements Around {
     const vector = isVector(type);
     storeLines(position, type === "bool" ? `i32(${text})` : text, vector, !vector ? 1 : s.k === "store" ? 4 : s.count, this);
   }
+}
+
+function hasBarrier(body: readonly ImpStmt[]): boolean {
+  return body.some((s) => {
+    if (s.k === "for" || s.k === "while") return hasBarrier(s.body);
+    return s.k === "barrier" || (s.k === "if" && (hasBarrier(s.then) || hasBarrier(s.else)));
+  });
 }
