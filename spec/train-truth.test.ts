@@ -183,10 +183,11 @@ describe("on random batches", () => {
     const below = (n: number): number => (state = (Math.imul(state, 1103515245) + 12345) >>> 1) % n;
     const batches = Array.from({ length: 2 }, (): Batch => {
       const images: [number, number][] = [];
-      const samples = Array.from({ length: 1 + below(3) }, () => {
+      const samples = Array.from({ length: 1 + below(3) }, (_s, n) => {
         const tokens = 2 + below(8);
-        const places = Array.from({ length: below(2) }, () => below(tokens));
-        for (const _ of places) images.push([20 + below(500), 20 + below(500)]);
+        const places = Array.from({ length: n === 0 ? 1 : below(2) }, () => below(tokens));
+        // The first one is cut, so that every parameter takes part.
+        for (const _ of places) images.push(n === 0 ? [370 + below(90), 330 + below(60)] : [20 + below(300), 20 + below(300)]);
         return { tokens, images: places };
       });
       const ids = samples.flatMap((s) => Array.from({ length: s.tokens }, () => below(Number(fixture.model["vocabulary"]))));

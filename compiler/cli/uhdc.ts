@@ -146,9 +146,17 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
       .description("compile a graph to an artefact: plan, kernels, manifest and a typed TypeScript module")
       .argument("<file>", ".uhd file")
       .option("-o, --out <folder>", "where to write the artefact")
+      .addOption(new Option("--target <target>", "what the kernels are for (default: wasm)").choices(["wasm", "webgpu"]))
       .option("--model <path>", "take the sizes of the language model from this GGUF file or Hugging Face folder; --set still wins")
       .addOption(
-        new Option("--emit <level>", "print one level instead of writing the artefact").choices(["graph", "kernel", "imp", "plan", "wasm"]),
+        new Option("--emit <level>", "print one level instead of writing the artefact").choices([
+          "graph",
+          "kernel",
+          "imp",
+          "plan",
+          "wasm",
+          "wgsl",
+        ]),
       )
       .addOption(
         new Option("--dump-after <pass>", "print the program after this pass; may be repeated")
@@ -161,7 +169,7 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
   )
     .addHelpText(
       "after",
-      "\nExamples:\n  uhdc compile graphs/llava-uhd.uhd -o out/\n  uhdc compile graphs/clip-vit.uhd --emit kernel\n  uhdc compile graphs/resampler.uhd --emit wasm > kernels.wasm\n  uhdc compile graphs/llava-uhd.uhd --set width=5120 -o out-13b/\n  uhdc compile graphs/llama.uhd --model model.gguf -o out-chat/",
+      "\nExamples:\n  uhdc compile graphs/llava-uhd.uhd -o out/\n  uhdc compile graphs/clip-vit.uhd --emit kernel\n  uhdc compile graphs/resampler.uhd --emit wasm > kernels.wasm\n  uhdc compile graphs/clip-vit.uhd --target webgpu -o out-gpu/\n  uhdc compile graphs/llava-uhd.uhd --set width=5120 -o out-13b/\n  uhdc compile graphs/llama.uhd --model model.gguf -o out-chat/",
     )
     .action(async (file: string, options: CompileOptions) => (await import("./commands/compile.ts")).compile(file, options, terminal));
 
@@ -207,6 +215,7 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
       .description("show each kernel with its source lines, operations, bytes, memory, and why neighbours were not fused")
       .argument("<file>", ".uhd file")
       .option("--image-size <WxH>", "size of the image input, as in 1920x1080")
+      .option("--train", "explain the training step of the file's train section", false)
       .addOption(sizeOption())
       .addOption(graphOption())
       .addOption(setOption())
@@ -214,7 +223,7 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
   )
     .addHelpText(
       "after",
-      "\nExamples:\n  uhdc explain graphs/llava-uhd.uhd --image-size 672x1008\n  uhdc explain graphs/clip-vit.uhd --graph encoder --size T=577 --json",
+      "\nExamples:\n  uhdc explain graphs/llava-uhd.uhd --image-size 672x1008\n  uhdc explain --train graphs/train/pretrain.uhd --size N=551 --size L=40 --size 'images=[[672,1008]]' --size 'samples=[{\"tokens\":40,\"images\":[0]}]'\n  uhdc explain graphs/clip-vit.uhd --graph encoder --size T=577 --json",
     )
     .action(async (file: string, options: ExplainOptions) => (await import("./commands/explain.ts")).explain(file, options, terminal));
 

@@ -12,7 +12,9 @@ import { givenTypeText, misgiven, type GivenType } from "../../ir/plan/given.ts"
 import type { HostValue } from "../../ir/plan/host.ts";
 import { runHostProgram } from "../../ir/plan/host-eval.ts";
 import type { Plan, PlanBuffer, PlanParam, Step } from "../../ir/plan/types.ts";
-import { assignments, imageSize } from "../common.ts";
+import type { Recipe } from "../../ir/plan/training.ts";
+import { compileTraining, type CompiledTraining } from "../../train/index.ts";
+import { assignments, imageSize, loadChecked } from "../common.ts";
 import { compileFile, type CompilingOptions } from "../compiling.ts";
 import { usageError } from "../errors.ts";
 import { explanationText } from "../explanation.ts";
@@ -20,6 +22,8 @@ import { layoutOf, type LayoutSummary } from "../layout.ts";
 import type { Terminal } from "../terminal.ts";
 
 export interface ExplainOptions extends CompilingOptions {
+  /** The training step that the file's train section asks for, in place of a graph. */
+  readonly train?: boolean;
   readonly imageSize?: string;
   readonly size: readonly string[];
 }
@@ -50,12 +54,26 @@ export interface ExplainedBuffer {
   readonly last: number;
 }
 
+/** What a training step trains, and what it keeps for that. */
+export interface ExplainedTraining {
+  /** How many parameters, and their elements. */
+  readonly trained: { readonly parameters: number; readonly elements: number };
+  /** Bytes of moments, and of gradients that are added up. */
+  readonly optimiser: number;
+  /** Runs that make a step. */
+  readonly accumulate: number;
+  readonly schedule: Recipe["schedule"];
+  readonly rate: number;
+}
+
 export interface Explanation {
   readonly name: string;
   /** Every symbolic size, and the integers of the run. */
   readonly sizes: DimEnv;
   /** Elements of all parameters; of packed weights, of the weights. */
   readonly parameters: number;
+  /** Null unless a training step is explained. */
+  readonly training: ExplainedTraining | null;
   /** Weights that are held packed, by their form: how many, their elements, and the bytes of all their parts. */
   readonly packed: readonly { readonly format: string; readonly weights: number; readonly elements: number; readonly bytes: number }[];
   /** Matrices that were to be packed and are not, with the reasons. */
@@ -84,7 +102,8 @@ export interface Explanation {
 }
 
 export function explain(file: string, options: ExplainOptions, terminal: Terminal): void {
-  const { compiled } = compileFile(file, options, terminal);
+  const { compiled, recipe } =
+    options.train === true ? trainingFile(file, options, terminal) : { ...compileFile(file, options, terminal), recipe: undefined };
   const { plan } = compiled;
   const { shapes, given } = givenSizes(plan, options);
   const layout = new Layout(plan, shapes, given);
@@ -95,7 +114,9 @@ export function explain(file: string, options: ExplainOptions, terminal: Termina
   const explanation: Explanation = {
     name: plan.name,
     sizes: env,
-    parameters: plan.params.reduce((sum, p) => sum + ownElements(p), 0),
+    parameters:
+      plan.params.reduce((sum, p) => sum + ownElements(p), 0) + (recipe?.parameters ?? []).reduce((sum, p) => sum + elementsOf(p.shape), 0),
+    training: recipe === undefined ? null : trainingOf(recipe),
     packed: packedOf(plan),
     unquantised: compiled.unquantised,
     tokens: slicing?.tokens ?? null,
@@ -114,10 +135,36 @@ export function explain(file: string, options: ExplainOptions, terminal: Termina
     declined: compiled.declined,
     plainLoops: compiled.plainLoops,
     copiedStates: plan.states.flatMap((s) =>
-      s.update === undefined || s.update === s.buffer ? [] : [{ name: s.name, bytes: bytesOfBuffer(plan.buffers[s.buffer], env) }],
+      s.update === undefined || s.update === s.buffer || recipe !== undefined
+        ? []
+        : [{ name: s.name, bytes: bytesOfBuffer(plan.buffers[s.buffer], env) }],
     ),
   };
   terminal.out(options.json ? JSON.stringify(explanation, null, 2) : explanationText(explanation));
+}
+
+/** The training step of the file's train section. */
+function trainingFile(
+  file: string,
+  options: ExplainOptions,
+  terminal: Terminal,
+): { readonly compiled: CompiledTraining; readonly recipe: Recipe } {
+  const program = loadChecked(file, options, terminal);
+  if (program.train === undefined) throw usageError(`${file} has no train section`);
+  const compiled = compileTraining(program, { fuse: options.fuse, fusionGas: options.fusionGas });
+  return { compiled, recipe: compiled.training };
+}
+
+function trainingOf(recipe: Recipe): ExplainedTraining {
+  const elements = recipe.parameters.reduce((sum, p) => sum + elementsOf(p.shape), 0);
+  const kept = recipe.parameters.some((p) => p.sum !== undefined) ? 3 : 2;
+  return {
+    trained: { parameters: recipe.parameters.length, elements },
+    optimiser: kept * elements * bytesOf("f32"),
+    accumulate: recipe.accumulate,
+    schedule: recipe.schedule,
+    rate: recipe.optimiser.rate,
+  };
 }
 
 const elementsOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
