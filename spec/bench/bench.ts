@@ -31,7 +31,7 @@ const cases: readonly Case[] = [
   pictures,
 ];
 
-const helpText = `Compares uhd with ONNX Runtime and sharp, in turns on this machine, and with its own limits.
+const helpText = `Compares uhd with ONNX Runtime, sharp and llama.cpp, in turns on this machine, and with its own limits.
 
 npm run bench -- [options]
 
