@@ -7,11 +7,23 @@ import path from "node:path";
 import type { DType } from "./ir/dtype.ts";
 import { givenTypeText, type GivenType } from "./ir/plan/given.ts";
 import type { Plan, PlanBuffer } from "./ir/plan/types.ts";
+import type { WgslVariant } from "./compile.ts";
 
-export interface ArtefactParts {
-  readonly plan: Plan;
-  readonly modules: { readonly plain: Uint8Array; readonly relaxed: Uint8Array };
-}
+/** A plan with its kernels for the target it was made for. */
+export type ArtefactParts = { readonly plan: Plan } & (
+  { readonly modules: { readonly plain: Uint8Array; readonly relaxed: Uint8Array } } | { readonly wgsl: readonly WgslVariant[] }
+);
+
+/** Every name that a file of an artefact may have, whatever its target. */
+const ownNames: ReadonlySet<string> = new Set([
+  "plan.json",
+  "kernels.plain.wasm",
+  "kernels.relaxed.wasm",
+  "kernels.wgsl.json",
+  "index.ts",
+  "index.js",
+  "manifest.json",
+]);
 
 export class ArtefactWriteError extends Error {
   override readonly name = "ArtefactWriteError";
@@ -32,8 +44,12 @@ export async function artefactFiles(parts: ArtefactParts): Promise<ReadonlyMap<s
   const encode = (text: string): Uint8Array => new TextEncoder().encode(text);
   const loaded = new Map<string, Uint8Array>([
     ["plan.json", encode(`${JSON.stringify(parts.plan)}\n`)],
-    ["kernels.plain.wasm", parts.modules.plain],
-    ["kernels.relaxed.wasm", parts.modules.relaxed],
+    ...("wgsl" in parts
+      ? [["kernels.wgsl.json", encode(`${JSON.stringify({ format: "uhd-wgsl", version: 1, variants: parts.wgsl })}\n`)] as const]
+      : ([
+          ["kernels.plain.wasm", parts.modules.plain],
+          ["kernels.relaxed.wasm", parts.modules.relaxed],
+        ] as const)),
   ]);
   const files: Record<string, { bytes: number; sha256: string }> = {};
   for (const [name, bytes] of loaded) files[name] = { bytes: bytes.byteLength, sha256: createHash("sha256").update(bytes).digest("hex") };
@@ -59,7 +75,7 @@ export async function writeArtefact(folder: string, parts: ArtefactParts): Promi
     const clash = present?.find((name) => files.has(name));
     if (clash !== undefined && !holdsArtefact(target))
       throw new ArtefactWriteError(`${folder} has a file ${clash} that is not an artefact's; choose another folder`);
-    if (present?.some((name) => !files.has(name)) === true) replaceFiles(target, files);
+    if (present?.some((name) => !ownNames.has(name)) === true) replaceFiles(target, files);
     else replaceFolder(target, files);
   } catch (cause) {
     if (cause instanceof ArtefactWriteError) throw cause;
@@ -104,6 +120,8 @@ function replaceFiles(target: string, files: ReadonlyMap<string, Uint8Array>): v
   try {
     for (const [name, bytes] of files) writeFileSync(temporary(name), bytes);
     for (const name of files.keys()) renameSync(temporary(name), path.join(target, name));
+    // Kernels for another target, which the new manifest does not list.
+    for (const name of ownNames) if (!files.has(name)) rmSync(path.join(target, name), { force: true });
   } finally {
     for (const name of files.keys()) rmSync(temporary(name), { recursive: true, force: true });
   }

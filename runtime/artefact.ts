@@ -24,7 +24,12 @@ const version = 1;
 /** More than any manifest needs. */
 const maximumManifest = 1_000_000;
 /** Files that are read, by what they become. */
-const files = { plan: "plan.json", plain: "kernels.plain.wasm", relaxed: "kernels.relaxed.wasm" } as const;
+const files = {
+  plan: "plan.json",
+  plain: "kernels.plain.wasm",
+  relaxed: "kernels.relaxed.wasm",
+  wgsl: "kernels.wgsl.json",
+} as const;
 
 /** Reads `name` of the artefact. `expected` bytes at most are wanted; a file of another size is an error. */
 type ReadPart = (name: string, expected: number | undefined) => Promise<Uint8Array>;
@@ -108,8 +113,36 @@ async function verified(where: string, readPart: ReadPart): Promise<Artefact> {
   const plan = json(files.plan, await part(files.plan));
   checkPlan(plan, `artefact ${where}`);
   if (plan.name !== manifest["name"]) fail(`manifest.json says "${String(manifest["name"])}" and the plan "${plan.name}"`);
+  const wgsl = Object.hasOwn(entries, files.wgsl) ? wgslVariants(json(files.wgsl, await part(files.wgsl))) : undefined;
+  if (typeof wgsl === "string") return fail(`${files.wgsl}: ${wgsl}`);
+  if (wgsl !== undefined && !Object.hasOwn(entries, files.plain)) return { plan, wgsl };
   const plain = await part(files.plain);
-  return { plan, modules: Object.hasOwn(entries, files.relaxed) ? { plain, relaxed: await part(files.relaxed) } : { plain } };
+  const modules = Object.hasOwn(entries, files.relaxed) ? { plain, relaxed: await part(files.relaxed) } : { plain };
+  return { plan, modules, ...(wgsl === undefined ? {} : { wgsl }) };
+}
+
+/** The kernels of a WGSL file, or what is wrong with it. */
+function wgslVariants(value: unknown): readonly WgslVariant[] | string {
+  if (!isRecord(value) || value["format"] !== "uhd-wgsl") return "it holds no uhd-wgsl";
+  if (value["version"] !== 1) return `it has version ${JSON.stringify(value["version"])}; this runtime reads version 1`;
+  const variants = value["variants"];
+  const strings = (list: unknown): boolean => Array.isArray(list) && list.every((x) => typeof x === "string");
+  const isKernel = (k: unknown): boolean =>
+    isRecord(k) &&
+    typeof k["name"] === "string" &&
+    typeof k["code"] === "string" &&
+    Number.isSafeInteger(k["lanes"]) &&
+    strings(k["bindings"]) &&
+    strings(k["requires"]);
+  const isVariant = (v: unknown): boolean =>
+    isRecord(v) &&
+    isRecord(v["features"]) &&
+    typeof v["features"]["subgroups"] === "number" &&
+    typeof v["features"]["f16"] === "boolean" &&
+    Array.isArray(v["kernels"]) &&
+    v["kernels"].every(isKernel);
+  if (!Array.isArray(variants) || variants.length === 0 || !variants.every(isVariant)) return "a variant of the kernels is not described";
+  return variants as readonly WgslVariant[];
 }
 
 async function sha256Of(bytes: Uint8Array): Promise<string> {

@@ -44,18 +44,19 @@ export function compileFileFor(
   options: CompilingOptions,
   target: TargetOptions,
   terminal: Terminal,
+  dump?: (pass: string, text: () => string) => void,
 ): { readonly graph: Graph; readonly compiled: Compiled | WebGpuCompiled; readonly milliseconds: CompiledFile["milliseconds"] } {
   const begin = performance.now();
   const graph = chooseGraph(loadChecked(file, options, terminal), file, options.graph);
   const checked = performance.now();
-  const compiled = compileFor(graph, target, { fuse: options.fuse, fusionGas: options.fusionGas, ...quantisingOf(options) });
+  const compiled = compileFor(graph, target, { fuse: options.fuse, fusionGas: options.fusionGas, ...quantisingOf(options), dump });
   return { graph, compiled, milliseconds: { check: checked - begin, compile: performance.now() - checked } };
 }
 
 export function compileFor(
   graph: Graph,
   target: TargetOptions,
-  options: Pick<CompileOptions, "fuse" | "fusionGas" | "quantise" | "activations"> = {},
+  options: Pick<CompileOptions, "fuse" | "fusionGas" | "quantise" | "activations" | "dump"> = {},
 ): Compiled | WebGpuCompiled {
   return target.target === "webgpu" ? compileGraph(graph, { ...options, ...target }) : compileGraph(graph, options);
 }

@@ -2,23 +2,25 @@
 
 import { createHash } from "node:crypto";
 import { writeArtefact } from "../../artefact.ts";
-import type { Compiled } from "../../compile.ts";
+import type { Compiled, WebGpuCompiled } from "../../compile.ts";
 import { closest } from "../../diagnostics/index.ts";
 import { printGraph } from "../../ir/graph/print.ts";
 import { printImp } from "../../ir/imp/print.ts";
 import { printKernel } from "../../ir/kernel/print.ts";
 import { printPlan } from "../../ir/plan/print.ts";
-import { compileFile, type CompilingOptions } from "../compiling.ts";
+import { compileFileFor, type CompilingOptions } from "../compiling.ts";
 import { usageError } from "../errors.ts";
 import { bytesText, millisecondsText, type Terminal } from "../terminal.ts";
 
-type Level = "graph" | "kernel" | "imp" | "plan" | "wasm";
+type Level = "graph" | "kernel" | "imp" | "plan" | "wasm" | "wgsl";
 
 export interface CompileOptions extends CompilingOptions {
   /** A checkpoint whose sizes the config of a language model's graph takes. */
   readonly model?: string;
   readonly out?: string;
   readonly emit?: Level;
+  /** wasm when left out, and webgpu where WGSL is asked for. */
+  readonly target?: "wasm" | "webgpu";
   readonly dumpAfter: readonly string[];
 }
 
@@ -31,8 +33,11 @@ export async function compile(file: string, given: CompileOptions, terminal: Ter
   const options = { ...given, set: [...(await sizesOf(given.model)), ...given.set] };
   if (emit === "wasm" && !options.json && process.stdout.isTTY)
     throw usageError("--emit wasm writes bytes, and standard output is a terminal: redirect it to a file");
+  const target = options.target ?? (emit === "wgsl" ? "webgpu" : "wasm");
+  if (emit === "wasm" && target === "webgpu") throw usageError("--target webgpu makes WGSL, not WebAssembly: give --emit wgsl");
+  if (emit === "wgsl" && target === "wasm") throw usageError("--target wasm makes WebAssembly, not WGSL: give --emit wasm");
   const seen = new Set<string>();
-  const { compiled, milliseconds } = compileFile(file, options, terminal, (pass, text) => {
+  const { compiled, milliseconds } = compileFileFor(file, options, { target }, terminal, (pass, text) => {
     seen.add(pass);
     if (dumpAfter.includes(pass)) terminal.err(`# after ${pass}\n${text()}`);
   });
@@ -58,9 +63,15 @@ function unknownPasses(asked: readonly string[], seen: ReadonlySet<string>): voi
   );
 }
 
-function print(compiled: Compiled, level: Level, json: boolean, terminal: Terminal): void {
+type AnyCompiled = Compiled | WebGpuCompiled;
+
+function print(compiled: AnyCompiled, level: Level, json: boolean, terminal: Terminal): void {
   const about = { name: compiled.plan.name, level };
-  if (level === "wasm") {
+  if ("wgsl" in compiled && json && level === "wgsl") {
+    terminal.out(JSON.stringify({ ...about, variants: compiled.wgsl }, null, 2));
+    return;
+  }
+  if ("modules" in compiled && level === "wasm") {
     const { plain, relaxed } = compiled.modules;
     if (json) terminal.out(JSON.stringify({ ...about, plain: described(plain), relaxed: described(relaxed) }, null, 2));
     // The plain variant: every engine with SIMD reads it.
@@ -71,7 +82,7 @@ function print(compiled: Compiled, level: Level, json: boolean, terminal: Termin
   terminal.out(json ? JSON.stringify({ ...about, text }, null, 2) : text);
 }
 
-function levelText(compiled: Compiled, level: Exclude<Level, "wasm">): string {
+function levelText(compiled: AnyCompiled, level: Level): string {
   switch (level) {
     case "graph":
       return printGraph(compiled.graph);
@@ -81,6 +92,12 @@ function levelText(compiled: Compiled, level: Exclude<Level, "wasm">): string {
       return compiled.imp.plain.map((fn) => printImp(fn)).join("\n");
     case "plan":
       return printPlan(compiled.plan);
+    case "wasm":
+    case "wgsl": {
+      // The variant without features: every adapter reads it.
+      const kernels = "wgsl" in compiled ? (compiled.wgsl.at(-1)?.kernels ?? []) : [];
+      return kernels.map((k) => `// ${k.name}\n${k.code}`).join("\n");
+    }
     default:
       return level satisfies never;
   }
@@ -91,7 +108,7 @@ function described(bytes: Uint8Array): { readonly bytes: number; readonly sha256
 }
 
 async function write(
-  compiled: Compiled,
+  compiled: AnyCompiled,
   out: string,
   before: { readonly check: number; readonly compile: number },
   json: boolean,
