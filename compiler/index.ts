@@ -9,3 +9,4 @@ export { printGraph } from "./ir/graph/print.ts";
 export type { Graph } from "./ir/graph/types.ts";
 export { bindPlan, type BoundPlan } from "./ir/plan/bind.ts";
 export type { Plan } from "./ir/plan/types.ts";
+export { compileTraining, TrainingCompileError, type CompiledTraining } from "./train/index.ts";

@@ -34,6 +34,7 @@ export {
   ResourceError,
   SafetensorsError,
   TextError,
+  TrainingError,
   UhdError,
   ValidationError,
   WeightsError,
@@ -79,6 +80,8 @@ export {
   type TokenizerOptions,
   type TokenizersLibrary,
 } from "./text/tokenizer.ts";
+export { Trainer } from "./train/trainer.ts";
+export type { Recipe, StepInputs, StepOptions, StepResult, TrainerOptions, TrainingArtefact } from "./train/types.ts";
 export { defaultInit, seededElements, type Init } from "./weights/init.ts";
 export { openCheckpoint, type Checkpoint } from "./weights/checkpoint.ts";
 export { openGguf, readGgufArray, type GgufArray, type GgufFile, type GgufTensor, type GgufValue } from "./weights/gguf.ts";
