@@ -104,9 +104,7 @@ export const deviceRows: readonly DeviceRow<Compiled>[] = [
   wasm("wasm relaxed", { threads: 1, simd: "relaxed" }),
 ];
 
-/** A GPU, within WebGPU's default limits, or the reason why there is none. */
-export type OpenGpu = () => Promise<WebGpuDevice | string>;
-
+/** A GPU within WebGPU's default limits, or the reason why there is none. */
 export async function systemGpu(): Promise<WebGpuDevice | string> {
   try {
     return await WebGpuDevice.create({ limits: "default" });
@@ -116,27 +114,20 @@ export async function systemGpu(): Promise<WebGpuDevice | string> {
   }
 }
 
-/** The kernels for what the adapter has, and those that need no feature, on one device: equal kernels are compiled once. */
-export function gpuRows(open: OpenGpu): readonly DeviceRow<WebGpuCompiled>[] {
-  let device: Promise<WebGpuDevice | string> | undefined;
-  const opened = async (): Promise<WebGpuDevice | string> => (device ??= open());
+/**
+ * The kernels for what the adapter has, and those that need no feature, on one device: equal kernels are compiled once.
+ * `found` is the device, which stays open, or why there is none.
+ */
+export function gpuRows(found: WebGpuDevice | string): readonly DeviceRow<WebGpuCompiled>[] {
   const row = (name: string, part?: (compiled: WebGpuCompiled) => Artefact): DeviceRow<WebGpuCompiled> => ({
     name,
-    unavailable: async () => {
-      const found = await opened();
-      return typeof found === "string" ? found : undefined;
-    },
+    unavailable: async () => (typeof found === "string" ? found : undefined),
     open: async () => {
-      const found = await opened();
       if (typeof found === "string") throw new Error(found);
       return found;
     },
     close: async () => undefined,
-    end: async () => {
-      const found = await device;
-      device = undefined;
-      if (found !== undefined && typeof found !== "string") await found.close();
-    },
+    end: async () => undefined,
     ...(part === undefined ? {} : { part }),
   });
   return [

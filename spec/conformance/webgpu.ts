@@ -1,38 +1,43 @@
 // The conformance suite on WebGPU: fewer calls than on other devices, since a driver compiles every new kernel.
-// `UHD_GPU_RUNS` sets how many calls of each op there are, 12 otherwise; a third of that for reductions and what contains them.
+// `UHD_GPU_RUNS` sets how many calls of each op there are, 9 otherwise; a third of that for reductions and what contains them.
 
+import { afterAll } from "vitest";
 import { compileGraph, type WebGpuCompiled } from "../../compiler/compile.ts";
 import { coreFeatures, type WgslKernel } from "../../compiler/targets/wgsl/types.ts";
 import { ops, type OpName } from "../../ops/index.ts";
-import { gpuRows, type OpenGpu } from "./devices.ts";
+import type { WebGpuDevice } from "../../runtime/devices/webgpu/device.ts";
+import { gpuRows } from "./devices.ts";
 import { register } from "./suite.ts";
 
-const calls = Math.max(3, Number(process.env["UHD_GPU_RUNS"] ?? 12) || 12);
+const calls = Math.max(3, Number(process.env["UHD_GPU_RUNS"] ?? 9) || 9);
 
 /** A software driver takes half a second for a kernel with barriers, so ops that need them get fewer calls. */
 const callsOf = (op: OpName): number => (ops[op].kind === "elementwise" || ops[op].kind === "movement" ? calls : Math.ceil(calls / 3));
 
-/** Registers it, with fusion or without, on the driver that `open` opens. */
-export async function gpuConformance(driver: string, fuse: boolean, open: OpenGpu): Promise<void> {
-  const found = await open();
+/** Registers it on `found`, which is closed at the end: with fusion and without, on one device, since most kernels are the same. */
+export async function gpuConformance(driver: string, found: WebGpuDevice | string): Promise<void> {
   const features = typeof found === "string" ? coreFeatures : found.features;
-  await register({
-    title: `${fuse ? "fused" : "unfused"}, ${driver}`,
-    rows: gpuRows(async () => found),
-    compile: (graph) => {
-      const compiled = compileGraph(graph, { target: "webgpu", features, fuse });
-      return { ...compiled, wgsl: compiled.wgsl.map((v) => ({ ...v, kernels: v.kernels.map(withPlainNames) })) };
-    },
-    declines,
-    calls: callsOf,
-    // Kernels for any size serve many calls; one in four is compiled for its own.
-    symbolic: (i) => (i % 4 === 3 ? "none" : "every"),
-    graphs: Math.max(3, Math.floor(calls / 3)),
+  for (const fuse of [true, false])
+    await register({
+      title: `${fuse ? "fused" : "unfused"}, ${driver}`,
+      rows: gpuRows(found),
+      compile: (graph) => {
+        const compiled = compileGraph(graph, { target: "webgpu", features, fuse });
+        return { ...compiled, wgsl: compiled.wgsl.map((v) => ({ ...v, kernels: v.kernels.map(withPlainNames) })) };
+      },
+      declines,
+      calls: callsOf,
+      // Kernels for any size serve many calls; one in four is compiled for its own.
+      symbolic: (i) => (i % 4 === 3 ? "none" : "every"),
+      graphs: Math.max(3, Math.floor(calls / 3)),
+    });
+  afterAll(async () => {
+    if (typeof found !== "string") await found.close();
   });
 }
 
 /** Characters of one kernel that a software driver compiles in seconds. */
-const mostText = 60_000;
+const mostText = 50_000;
 
 function declines({ wgsl }: WebGpuCompiled): string | undefined {
   const largest = Math.max(0, ...wgsl.flatMap((v) => v.kernels.map((k) => k.code.length)));

@@ -1,6 +1,0 @@
-// Every op and generated graphs on the WebGPU adapter of this machine, software included, compiled without fusion.
-
-import { systemGpu } from "./devices.ts";
-import { gpuConformance } from "./webgpu.ts";
-
-await gpuConformance("this machine's adapter", false, systemGpu);
