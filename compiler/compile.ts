@@ -7,7 +7,8 @@ import { scratchBytes } from "./targets/wasm/sizes.ts";
 import { webgpuCapabilities } from "./targets/wgsl/capabilities.ts";
 import { renderWgsl } from "./targets/wgsl/render.ts";
 import { coreFeatures, type WgslFeatures, type WgslKernel } from "./targets/wgsl/types.ts";
-import { dim, dimMax } from "./ir/dim.ts";
+import { dim, dimConstant, dimMax, dimParse } from "./ir/dim.ts";
+import { bytesOf } from "./ir/dtype.ts";
 import { locText } from "./ir/loc.ts";
 import type { Graph } from "./ir/graph/types.ts";
 import { printGraph } from "./ir/graph/print.ts";
@@ -26,6 +27,7 @@ import { attentionPairs } from "./fuse/work.ts";
 import { makePlan, type Dispatch } from "./memory/plan.ts";
 import { readOnlyBuffers } from "./memory/read-only.ts";
 import { PassError, runPasses } from "./passes/pipeline.ts";
+import type { BindingLimits } from "./passes/limits.ts";
 import type { Quantise, Unquantised } from "./passes/quantise.ts";
 import { cpuPanel, gpuPanel, type Capabilities } from "./schedule/capabilities.ts";
 import { lower, type Lowered } from "./schedule/lower.ts";
@@ -55,6 +57,8 @@ export interface WebGpuOptions extends CommonOptions {
   readonly target: "webgpu";
   /** What the adapters have that the code is for, best first. Code for the core alone is always made too. */
   readonly features?: WgslFeatures | readonly WgslFeatures[];
+  /** What a kernel may bind; WebGPU's defaults when left out, which every adapter has. */
+  readonly limits?: BindingLimits;
 }
 
 /** Why a value was written to memory although a neighbour reads it. */
@@ -94,8 +98,8 @@ export interface WebGpuCompiled extends CommonCompiled {
   readonly imp: { readonly plain: readonly ImpFunction[]; readonly variants: readonly (readonly ImpFunction[])[] };
 }
 
-/** Storage buffers of a shader stage by WebGPU's default limits. */
-const webgpuBuffers = 8;
+/** WebGPU's default limits of a shader stage; what may be read behind a buffer is within its binding. */
+const webgpuLimits: BindingLimits = { buffers: 8, bytes: 128 * 2 ** 20 - 256 };
 
 /** What features code is made for when nothing is said: the sizes of subgroups that are common, and none. */
 export const usualFeatures: readonly WgslFeatures[] = [
@@ -126,7 +130,7 @@ function webgpu(source: Graph, options: WebGpuOptions): WebGpuCompiled {
   const features = [...given.filter((f) => !isCore(f)), coreFeatures];
   const { common, functions } = compiled(source, options, features.map(webgpuCapabilities), {
     panel: gpuPanel,
-    mostBuffers: webgpuBuffers,
+    limits: options.limits ?? webgpuLimits,
   });
   const readOnly = readOnlyBuffers(common.plan, common.kernels);
   const wgsl = features.map((f, v): WgslVariant => {
@@ -140,7 +144,7 @@ function webgpu(source: Graph, options: WebGpuOptions): WebGpuCompiled {
 interface Layouts {
   /** Columns of a panel of a packed operand. */
   readonly panel: number;
-  readonly mostBuffers?: number;
+  readonly limits?: BindingLimits;
 }
 
 interface Made {
@@ -150,7 +154,7 @@ interface Made {
 }
 
 /** Everything up to the functions, one for each variant of a target's capabilities; and the plan, which variants share. */
-function compiled(source: Graph, options: CommonOptions, variants: readonly Capabilities[], { panel, mostBuffers }: Layouts): Made {
+function compiled(source: Graph, options: CommonOptions, variants: readonly Capabilities[], { panel, limits }: Layouts): Made {
   const fuse = options.fuse !== false;
   const unquantised: Unquantised[] = [];
   const graph = runPasses(source, {
@@ -158,8 +162,9 @@ function compiled(source: Graph, options: CommonOptions, variants: readonly Capa
     quantise: options.quantise,
     onKept: (kept) => unquantised.push(kept),
     dump: (pass, g) => options.dump?.(pass, () => printGraph(g)),
+    limits,
   });
-  const grouping = group(graph, { fuse, gas: options.fusionGas, panel, mostBuffers });
+  const grouping = group(graph, { fuse, gas: options.fusionGas, panel, limits });
   const packed = new Set(grouping.groups.flatMap((g) => (g.packs === undefined ? [] : [g.packs])));
   const templates = new KernelTemplates(grouping.values, packed);
   const built = grouping.groups.map((g) => templates.build(g));
@@ -184,6 +189,7 @@ function compiled(source: Graph, options: CommonOptions, variants: readonly Capa
   );
   const plan = makePlan(graph, grouping, attentionPairs(graph), dispatches);
   sound("plan", plan.name, verifyPlan(plan, new Map(kernels.map((k) => [k.name, k.buffers.map((b) => b.access)]))));
+  if (limits !== undefined) withinLimits(plan, limits);
   options.dump?.("plan", () => printPlan(plan));
   const loops = kernels.filter((k, i) => fuse && wantsBuilder.has(k.name) && lowered[i]?.some((l) => !l.built));
   return {
@@ -205,6 +211,27 @@ function dispatchOf(variants: readonly ImpFunction[]): readonly [string, Omit<Di
   if (fn === undefined) throw new PassError("pass lower made no function of a kernel");
   const scratch = fn.lanes === 1 ? variants.map(scratchBytes).reduce(dimMax) : dim(0);
   return [fn.name, { fn, scratch }];
+}
+
+/** The graph needs more of a kernel than the target gives. */
+export class TargetLimitError extends Error {
+  override readonly name = "TargetLimitError";
+}
+
+/** Sizes that only a run tells are the device's business. */
+function withinLimits(plan: Plan, limits: BindingLimits): void {
+  const crowded = plan.kernels.find((k) => k.bufferCount > limits.buffers);
+  if (crowded !== undefined)
+    throw new TargetLimitError(
+      `kernel ${crowded.name} of ${plan.name} has ${crowded.bufferCount} buffers, and the target takes ${limits.buffers}`,
+    );
+  for (const b of plan.buffers) {
+    const bytes = b.shape.reduce((n, text) => n * (dimConstant(dimParse(text)) ?? 0), bytesOf(b.dtype));
+    if (bytes > limits.bytes)
+      throw new TargetLimitError(
+        `${b.name} of ${plan.name}, ${b.dtype}[${b.shape.join(", ")}], has ${bytes} bytes, and the target binds ${limits.bytes} at once; rows that are looked up and matrices that are multiplied by are split, this is used in another way`,
+      );
+  }
 }
 
 function sound(pass: string, what: string, problems: readonly string[]): void {

@@ -57,6 +57,7 @@ const anyGraph: fc.Arbitrary<Graph> = fc.record({
           { ...base, kind: "param", name },
           { ...base, kind: "param", name, init: { kind: "normal", std: data[0] ?? 0.02 } },
           { ...base, kind: "param", name, packed: { of: name, shape: [4, 64], format: "q4_1", part: "minima" } },
+          { ...base, kind: "param", name, rows: { of: name, first: 3, rows: 70 } },
           { ...base, kind: "constant", data },
           { ...base, kind: "table", name, value },
           { ...base, kind: "state", name },

@@ -120,6 +120,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     .map(({ unfused, ...rest }) => (unfused === undefined ? rest : { ...rest, unfused })),
 );
 const list = <T>(of: fc.Arbitrary<T>): fc.Arbitrary<T[]> => fc.array(of, { maxLength: 3 });
+const rows: fc.Arbitrary<PlanParam["rows"]> = fc.option(fc.record({ of: anyName, first: fc.nat(9), rows: fc.nat(99) }), { nil: undefined });
 const packed: fc.Arbitrary<PlanParam["packed"]> = fc.option(
   fc.record({ of: anyName, shape: list(fc.nat(9)), format: fc.constantFrom(...packedFormats), part: fc.constantFrom(...packedParts) }),
   { nil: undefined },
@@ -141,11 +142,14 @@ const anyPlan: fc.Arbitrary<Plan> = fc.record({
   inputs: list(entry),
   outputs: list(entry),
   params: list(
-    fc.record({ name: anyName, dtype, shape: list(fc.nat(9)), buffer: id, init, packed }).map(({ init: how, packed: form, ...rest }) => ({
-      ...rest,
-      ...(how === undefined ? {} : { init: how }),
-      ...(form === undefined ? {} : { packed: form }),
-    })),
+    fc
+      .record({ name: anyName, dtype, shape: list(fc.nat(9)), buffer: id, init, packed, rows })
+      .map(({ init: how, packed: form, rows: part, ...rest }) => ({
+        ...rest,
+        ...(how === undefined ? {} : { init: how }),
+        ...(form === undefined ? {} : { packed: form }),
+        ...(part === undefined ? {} : { rows: part }),
+      })),
   ),
   states: list(
     fc

@@ -2,11 +2,12 @@
 // than 128 MiB.
 
 import { describe, expect, test } from "vitest";
-import { compileGraph } from "../compiler/compile.ts";
+import { compileGraph, TargetLimitError } from "../compiler/compile.ts";
 import { dim } from "../compiler/ir/dim.ts";
 import { GraphBuilder } from "../compiler/ir/graph/build.ts";
 import type { Graph, TensorType } from "../compiler/ir/graph/types.ts";
 import { typeRule } from "../ops/index.ts";
+import type { Tensor } from "../runtime/tensor.ts";
 import { emulated } from "./gpu-emulator.ts";
 
 const row: TensorType = { dtype: "f32", shape: [dim(5)] };
@@ -49,5 +50,119 @@ describe("at most eight buffers", () => {
   test("a fusion is declined with that reason", () => {
     const { declined } = compileGraph(sumOf(9), { target: "webgpu", features: [] });
     expect(declined.map((d) => d.reason)).toContain("its reader would have 9 buffers, and the device takes 8");
+  });
+});
+
+describe("parameters that are larger than a binding", () => {
+  /** An embedding, a head tied to it, a matrix with a bias and an activation, and a product that is no projection. */
+  function model(vocabulary: number, width: number, inner: number): Graph {
+    const builder = new GraphBuilder("lm", typeRule);
+    const t = builder.symbol("T", 1, 64);
+    const f32 = (...shape: readonly number[]): TensorType => ({ dtype: "f32", shape: shape.map(dim) });
+    const normal = { kind: "normal", std: 0.5 } as const;
+    const ids = builder.input("ids", { dtype: "i32", shape: [t] });
+    const table = builder.param("embed.weight", f32(vocabulary, width), normal);
+    const up = builder.param("up.weight", f32(inner, width), normal);
+    const bias = builder.param("up.bias", f32(inner), normal);
+    const down = builder.param("down.weight", f32(inner, width), normal);
+    const x = builder.op("gather", [table, ids]);
+    const wide = builder.op("add", [
+      builder.op("matmul", [x, up], { transpose_b: true }),
+      builder.op("broadcast", [bias], { shape: [t, dim(inner)] }),
+    ]);
+    const y = builder.op("matmul", [builder.op("tanh", [wide]), down]);
+    builder.output("logits", builder.op("matmul", [builder.op("add", [x, y]), table], { transpose_b: true }));
+    return builder.build();
+  }
+
+  const ids = (...data: readonly number[]) => ({ ids: { dtype: "i32", shape: [data.length], data: Float64Array.from(data) } }) as const;
+
+  test("are split, and the result is that of the whole", async () => {
+    const graph = model(70, 20, 50);
+    const given = ids(0, 31, 32, 63, 64, 69, 5);
+    const init = { init: { seed: 7 } };
+    const whole = compileGraph(graph, { target: "webgpu", features: [] });
+    const limits = { buffers: 8, bytes: 32 * 32 * 4 };
+    const split = compileGraph(graph, { target: "webgpu", features: [], limits });
+    expect(split.plan.params.map((p) => p.name)).toEqual([
+      "embed.weight[0:32]",
+      "embed.weight[32:64]",
+      "embed.weight[64:70]",
+      "up.weight[0:32]",
+      "up.weight[32:50]",
+      "up.bias",
+      "down.weight[0:32]",
+      "down.weight[32:50]",
+    ]);
+    for (const b of split.plan.buffers)
+      if (b.place.k === "persistent") expect(b.shape.reduce((n, s) => n * Number(s), 4)).toBeLessThanOrEqual(limits.bytes);
+    expect(split.kernels.every((k) => k.buffers.length <= 8)).toBe(true);
+    const [a, b] = [await emulated(whole, 0, given, init), await emulated(split, 0, given, init)];
+    for (const [i, x] of (a.logits?.data ?? []).entries()) expect(Math.abs(x - (b.logits?.data[i] ?? NaN))).toBeLessThan(1e-4);
+  });
+
+  test("of more parts than a kernel has buffers are looked up by several kernels", async () => {
+    const graph = model(300, 20, 50);
+    const given = ids(0, 299, 128, 31, 32, 287, 288);
+    const init = { init: { seed: 7 } };
+    const split = compileGraph(graph, { target: "webgpu", features: [], limits: { buffers: 8, bytes: 4096 } });
+    expect(split.plan.params.filter((p) => p.rows?.of === "embed.weight")).toHaveLength(10);
+    expect(split.kernels.every((k) => k.buffers.length <= 8)).toBe(true);
+    const [a, b] = [
+      await emulated(compileGraph(graph, { target: "webgpu", features: [] }), 0, given, init),
+      await emulated(split, 0, given, init),
+    ];
+    for (const [i, x] of (a.logits?.data ?? []).entries()) expect(Math.abs(x - (b.logits?.data[i] ?? NaN))).toBeLessThan(1e-4);
+  });
+
+  test("take their rows from the checkpoint's tensor, which is asked for by its own name", async () => {
+    const compiled = compileGraph(model(70, 20, 50), { target: "webgpu", features: [], limits: { buffers: 8, bytes: 4096 } });
+    const tensor = (...shape: readonly number[]): Tensor<"f32"> => {
+      const count = shape.reduce((a, b) => a * b, 1);
+      return { dtype: "f32", shape, data: Float32Array.from({ length: count }, (_, i) => ((i * 37) % 101) / 101 - 0.5) };
+    };
+    const weights = new Map([
+      ["embed.weight", tensor(70, 20)],
+      ["up.weight", tensor(50, 20)],
+      ["up.bias", tensor(50)],
+      ["down.weight", tensor(50, 20)],
+    ]);
+    const given = ids(69, 0, 40);
+    const [a, b] = [
+      await emulated(compileGraph(model(70, 20, 50), { target: "webgpu", features: [] }), 0, given, { weights }),
+      await emulated(compiled, 0, given, { weights }),
+    ];
+    for (const [i, x] of (a.logits?.data ?? []).entries()) expect(Math.abs(x - (b.logits?.data[i] ?? NaN))).toBeLessThan(1e-4);
+    weights.delete("down.weight");
+    weights.set("embed.weight", tensor(71, 20));
+    await expect(emulated(compiled, 0, given, { weights })).rejects.toThrow(
+      /missing \(1\): down\.weight[^]*embed\.weight: expected f32\[70, 20\], found f32\[71, 20\]/,
+    );
+  });
+
+  test("an embedding of 160 MB is bound in two parts", async () => {
+    const [rows, width] = [40_000, 1024];
+    const builder = new GraphBuilder("embed", typeRule);
+    const t = builder.symbol("T", 1, 64);
+    const table = builder.param("embed.weight", { dtype: "f32", shape: [dim(rows), dim(width)] });
+    builder.output("y", builder.op("gather", [table, builder.input("ids", { dtype: "i32", shape: [t] })]));
+    const compiled = compileGraph(builder.build(), { target: "webgpu", features: [] });
+    const sizes = compiled.plan.params.map((p) => 4 * p.shape.reduce((a, b) => a * b, 1));
+    expect(sizes.length).toBe(2);
+    for (const bytes of sizes) expect(bytes).toBeLessThan(128 * 2 ** 20);
+    const data = new Float32Array(rows * width);
+    const asked = [0, 32_703, 32_704, 39_999];
+    for (const id of asked) data[id * width + 5] = id + 1;
+    const weights = new Map([["embed.weight", { dtype: "f32", shape: [rows, width], data } as const]]);
+    const { y } = await emulated(compiled, 0, ids(...asked), { weights });
+    expect(asked.map((_, i) => y?.data[i * width + 5])).toEqual(asked.map((id) => id + 1));
+  });
+
+  test("where they are used in a way that cannot be split, that is an error which names them", () => {
+    const builder = new GraphBuilder("large", typeRule);
+    builder.output("y", builder.param("w", { dtype: "f32", shape: [dim(100), dim(20)] }));
+    const compile = (): unknown => compileGraph(builder.build(), { target: "webgpu", features: [], limits: { buffers: 8, bytes: 4096 } });
+    expect(compile).toThrow(TargetLimitError);
+    expect(compile).toThrow(/w of large, f32\[100, 20\], has 8000 bytes, and the target binds 4096 at once/);
   });
 });

@@ -16,6 +16,7 @@ const codes: Readonly<Record<string, ExitCode>> = {
   WeightsError: 1,
   ArtefactError: 1,
   ArtefactWriteError: 1,
+  TargetLimitError: 1,
   InputError: 1,
   TrainingCheckpointError: 1,
   TrainingCompileError: 1,

@@ -2,9 +2,12 @@
 // graph from the outputs to the inputs, so every reader is decided before what it reads; legality.ts says whether a
 // value may join a kernel, and if not, why. What is here decides; kernels.ts builds.
 
+import { dimConstant } from "../ir/dim.ts";
+import { bytesOf } from "../ir/dtype.ts";
 import type { Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
 import { locText } from "../ir/loc.ts";
 import { opOf } from "../../ops/index.ts";
+import type { BindingLimits } from "../passes/limits.ts";
 import { parametric } from "../passes/parametric.ts";
 import { bufferOf, inPlaceWrites, isSplat, nodeOf, type Values } from "./expand.ts";
 import { emptyGroup, hasFold, mayJoin, readBy, rowsWith, type Group } from "./legality.ts";
@@ -16,8 +19,8 @@ export interface FuseOptions {
   readonly gas?: number | undefined;
   /** Columns of a panel of a packed operand. */
   readonly panel: number;
-  /** Buffers that a kernel may have, the one it writes included; no limit when left out. */
-  readonly mostBuffers?: number | undefined;
+  /** What a kernel may bind; anything when left out. */
+  readonly limits?: BindingLimits | undefined;
 }
 
 /** Why a value was written to memory although a neighbour reads it. */
@@ -68,6 +71,8 @@ class Fuser {
   /** Packed right operands, by the contraction that reads them. */
   private readonly packOf = new Map<ValueId, Group>();
   private readonly declined: Declined[] = [];
+  /** Values that cost nothing, through which an op is read that goes over its operands many times. */
+  private readonly reread = new Set<ValueId>();
   private accepted = 0;
 
   constructor(graph: Graph, options: FuseOptions) {
@@ -152,21 +157,33 @@ class Fuser {
       this.fixed.has(node.id) &&
       !isView(node) &&
       !unpacks(node) &&
+      !this.isTooLarge(node) &&
       [...targets].some((g) => !this.fixed.has(g.root) && g.packs === undefined)
     )
       return "it depends on parameters alone, so it is made once";
     const { dtype } = node.type;
     if (cls !== "free" && cls !== "heavy" && dtype !== "f32" && dtype !== "i32" && dtype !== "bool") return `it is rounded to ${dtype}`;
     if (cls === "source") return "it is given";
+    const uses = this.uses.get(node.id) ?? [];
+    if (uses.some(({ by }) => opOf(by.op).rereads === true || this.reread.has(by.id))) {
+      if (cls !== "free") return "its reader goes over it many times";
+      this.reread.add(node.id);
+    }
     const costly = cls === "scalar" && this.isCostly(node.id);
     for (const g of targets) {
       const reason = mayJoin(this.values, g, node, cls, costly);
       if (reason !== undefined) return reason;
-      const most = this.options.mostBuffers ?? Infinity;
+      const most = this.options.limits?.buffers ?? Infinity;
       const buffers = most === Infinity ? 0 : readBy(this.values, g, node.id).size + 1;
       if (buffers > most) return `its reader would have ${buffers} buffers, and the device takes ${most}`;
     }
     return undefined;
+  }
+
+  /** Could no kernel bind it? Then it cannot be made once, and its readers read what it is made of. */
+  private isTooLarge({ type: { dtype, shape } }: OpNode): boolean {
+    const most = this.options.limits?.bytes ?? Infinity;
+    return shape.reduce((n, d) => n * (dimConstant(d) ?? 1), bytesOf(dtype)) > most;
   }
 
   private readonly costs = new Map<ValueId, boolean>();

@@ -81,6 +81,7 @@ class Planner {
               buffer: this.bufferFor({ k: "value", id: n.id }),
               ...(n.init === undefined ? {} : { init: n.init }),
               ...(n.packed === undefined ? {} : { packed: n.packed }),
+              ...(n.rows === undefined ? {} : { rows: n.rows }),
             },
           ]
         : [],

@@ -3,7 +3,8 @@
 // parameters are prepared.
 //   x·Aᵀ + a, x·Bᵀ + b  ->  y = x·[A; B]ᵀ + [a; b], y[:, :m], y[:, m:]
 
-import { dim, dimAdd, type Dim } from "../ir/dim.ts";
+import { dim, dimAdd, dimConstant, type Dim } from "../ir/dim.ts";
+import { bytesOf } from "../ir/dtype.ts";
 import { nodesById, type GraphBuilder } from "../ir/graph/build.ts";
 import type { Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
 import { opOf } from "../../ops/index.ts";
@@ -18,23 +19,50 @@ interface Member {
   readonly bias: ValueId | undefined;
 }
 
-export const mergeProjections: Pass = {
+const described = {
   name: "merge-projections",
   description: "multiplies of one operand by several weights become one multiply",
-  run: (graph) => {
-    const groups = findGroups(graph);
-    if (groups.length === 0) return graph;
-    const groupOf = new Map<ValueId, readonly Member[]>();
-    const dropped = new Set<ValueId>();
-    for (const g of groups) {
-      for (const m of g) {
-        groupOf.set((m.add ?? m.matmul).id, g);
-        if (m.add !== undefined) dropped.add(m.matmul.id);
-      }
-    }
-    return rewriteGroups(graph, groupOf, dropped);
-  },
 };
+
+export const mergeProjections: Pass = mergeProjectionsWithin(Infinity);
+
+/** The same where weights laid one after the other may take up `limit` bytes at most. */
+export function mergeProjectionsWithin(limit: number): Pass {
+  return { ...described, run: (graph) => merged(graph, limit) };
+}
+
+function merged(graph: Graph, limit: number): Graph {
+  const groups = findGroups(graph).flatMap((g) => within(g, graph, limit));
+  if (groups.length === 0) return graph;
+  const groupOf = new Map<ValueId, readonly Member[]>();
+  const dropped = new Set<ValueId>();
+  for (const g of groups) {
+    for (const m of g) {
+      groupOf.set((m.add ?? m.matmul).id, g);
+      if (m.add !== undefined) dropped.add(m.matmul.id);
+    }
+  }
+  return rewriteGroups(graph, groupOf, dropped);
+}
+
+/** The group as several, each of weights that fit in `limit` bytes together, their rows rounded up to whole panels. */
+function within(group: readonly Member[], graph: Graph, limit: number): readonly (readonly Member[])[] {
+  if (limit === Infinity) return [group];
+  const nodes = nodesById(graph);
+  const parts: Member[][] = [[]];
+  let bytes = 0;
+  for (const m of group) {
+    const [rows = 0, ...rest] = nodes.get(m.weight)?.type.shape.map((d) => dimConstant(d) ?? 0) ?? [];
+    const own = 32 * Math.ceil(rows / 32) * rest.reduce((a, b) => a * b, bytesOf(m.matmul.type.dtype));
+    if (bytes + own > limit) {
+      parts.push([]);
+      bytes = 0;
+    }
+    bytes += own;
+    parts.at(-1)?.push(m);
+  }
+  return parts.filter((p) => p.length > 1);
+}
 
 function findGroups(graph: Graph): readonly (readonly Member[])[] {
   const nodes = nodesById(graph);

@@ -5,10 +5,13 @@ import { typeRule } from "../../ops/index.ts";
 import type { Graph } from "../ir/graph/types.ts";
 import { decompose } from "./decompose.ts";
 import { joinPacked } from "./join-packed.ts";
-import { mergeProjections } from "./merge-projections.ts";
+import { fewOperands } from "./few-operands.ts";
+import type { BindingLimits } from "./limits.ts";
+import { mergeProjections, mergeProjectionsWithin } from "./merge-projections.ts";
 import { quantiseParams, type Quantise, type Unquantised } from "./quantise.ts";
 import type { Pass } from "./rewrite.ts";
 import { dropUnused, share, shareLeaves } from "./share.ts";
+import { splitParams } from "./split-params.ts";
 
 export const passes: readonly Pass[] = [decompose, shareLeaves, share, dropUnused, mergeProjections, joinPacked, dropUnused];
 
@@ -24,12 +27,16 @@ export interface PassOptions {
   /** Hears of every matrix that stays as it is although `quantise` would have it packed. */
   readonly onKept?: ((kept: Unquantised) => void) | undefined;
   readonly dump?: ((pass: string, graph: Graph) => void) | undefined;
+  /** What a kernel's buffers may be, where a target limits it. */
+  readonly limits?: BindingLimits | undefined;
 }
 
 /** Runs every pass; `dump` sees the graph after each. */
-export function runPasses(graph: Graph, { merge, quantise, onKept, dump }: PassOptions): Graph {
+export function runPasses(graph: Graph, { merge, quantise, onKept, dump, limits }: PassOptions): Graph {
   const packing = quantise === undefined ? [] : [quantiseParams(quantise, onKept)];
-  const list = passes.flatMap((pass) => (pass !== mergeProjections ? [pass] : [...packing, ...(merge ? [pass] : [])]));
+  const merging = limits === undefined ? mergeProjections : mergeProjectionsWithin(limits.bytes);
+  const splitting = limits === undefined ? [] : [splitParams(limits.bytes), fewOperands(limits.buffers - 1)];
+  const list = passes.flatMap((pass) => (pass !== mergeProjections ? [pass] : [...packing, ...(merge ? [merging] : []), ...splitting]));
   let current = graph;
   for (const pass of list) {
     current = pass.run(current);

@@ -25,7 +25,13 @@ export type RewriteOp = (node: OpNode, of: (old: ValueId) => ValueId, builder: G
 /** The same op over the new operands. */
 export const keepOp: RewriteOp = (node, of, builder) => builder.op(node.op, node.operands.map(of), node.attrs);
 
-export function rewrite(graph: Graph, op: RewriteOp, keep: (node: GraphNode) => boolean = () => true): Graph {
+/** `leaf` may make something else of a node that is no op. */
+export function rewrite(
+  graph: Graph,
+  op: RewriteOp,
+  keep: (node: GraphNode) => boolean = () => true,
+  leaf: (node: GraphNode, builder: GraphBuilder) => ValueId | undefined = () => undefined,
+): Graph {
   const builder = new GraphBuilder(graph.name, typeRule);
   for (const s of graph.symbols) builder.declare(s);
   builder.setHost(graph.host);
@@ -38,7 +44,7 @@ export function rewrite(graph: Graph, op: RewriteOp, keep: (node: GraphNode) => 
   for (const node of graph.nodes) {
     if (!keep(node)) continue;
     builder.at(node.loc);
-    made.set(node.id, leafOr(node, builder) ?? op(node as OpNode, of, builder));
+    made.set(node.id, leaf(node, builder) ?? leafOr(node, builder) ?? op(node as OpNode, of, builder));
   }
   for (const o of graph.outputs) builder.output(o.name, of(o.value));
   for (const u of graph.updates) builder.update(u.state, of(u.value));
@@ -50,7 +56,7 @@ function leafOr(node: GraphNode, builder: GraphBuilder): ValueId | undefined {
     case "input":
       return builder.input(node.name, node.type);
     case "param":
-      return builder.param(node.name, node.type, node.init, node.packed);
+      return builder.param(node.name, node.type, node.init, node.packed, node.rows);
     case "table":
       return builder.table(node.name, node.type, node.value);
     case "state":

@@ -63,9 +63,10 @@ export async function openParams(
       read: (param, first, target) => {
         const stored = tensors.get(nameOf(param));
         if (stored === undefined) return fallback.read(param, first, target);
+        const at = placeOf(param) + first;
         return param.packed === undefined
-          ? readAs(stored, param.dtype, first, target, param.name)
-          : readPart(stored, param.packed, first, target);
+          ? readAs(stored, param.dtype, at, target, param.name)
+          : readPart(stored, param.packed, at, target);
       },
       [Symbol.asyncDispose]: () => checkpoint.close(),
     };
@@ -75,19 +76,23 @@ export async function openParams(
   }
 }
 
-/** The checkpoint's name for it: a packed weight is several parameters. */
-const nameOf = (p: PlanParam): string => p.packed?.of ?? p.name;
+/** The checkpoint's name for it: a packed weight is several parameters, and so is one that is too large for a device's bindings. */
+const nameOf = (p: PlanParam): string => p.packed?.of ?? p.rows?.of ?? p.name;
+
+/** The element of the whole tensor (or packed part) that it begins with. */
+const placeOf = (p: PlanParam): number => (p.rows?.first ?? 0) * p.shape.slice(1).reduce((a, b) => a * b, 1);
 
 function seeded(params: readonly PlanParam[], seed: number): ParamSource {
   return {
     untrained: [...new Set(params.map(nameOf))],
     read: async (param, first, target) => {
       const init = param.init ?? defaultInit;
-      if (param.packed === undefined) return seededBytes(seed, param.name, init, param.dtype, first, target);
+      const place = placeOf(param) + first;
+      if (param.packed === undefined) return seededBytes(seed, nameOf(param), init, param.dtype, place, target);
       const { of } = param.packed;
       const floats = async (at: number, into: Float32Array): Promise<void> =>
         seededBytes(seed, of, init, "f32", at, new Uint8Array(into.buffer, into.byteOffset, into.byteLength));
-      return packPart(floats, param.packed, first, target);
+      return packPart(floats, param.packed, place, target);
     },
     [Symbol.asyncDispose]: async () => undefined,
   };
@@ -134,7 +139,8 @@ function matched(
 
 /** What the checkpoint must have for it. */
 function wantedOf(p: PlanParam): Pick<PlanParam, "name" | "dtype" | "shape"> {
-  return p.packed === undefined ? p : { name: p.packed.of, dtype: "f32", shape: p.packed.shape };
+  if (p.packed !== undefined) return { name: p.packed.of, dtype: "f32", shape: p.packed.shape };
+  return p.rows === undefined ? p : { name: p.rows.of, dtype: p.dtype, shape: [p.rows.rows, ...p.shape.slice(1)] };
 }
 
 /** The prefix under which a checkpoint has every parameter, if there is one. */

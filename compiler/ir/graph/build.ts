@@ -5,6 +5,7 @@ import { dimSymbol, dimSymbols, type Dim, type DimSymbol } from "../dim.ts";
 import type { DType } from "../dtype.ts";
 import { noLoc, type Loc } from "../loc.ts";
 import type { Packed } from "../plan/packed.ts";
+import type { RowsOf } from "../plan/rows.ts";
 import { emptyHostProgram, type HostExpr, type HostProgram } from "../plan/host.ts";
 import type { Attrs, Graph, GraphNode, ParamInit, TensorType, ValueId } from "./types.ts";
 
@@ -87,8 +88,12 @@ export class GraphBuilder {
     return this.#add((base) => ({ ...base, kind: "input", name }), type);
   }
 
-  param(name: string, type: TensorType, init?: ParamInit, packed?: Packed): ValueId {
-    const more = { ...(init === undefined ? {} : { init }), ...(packed === undefined ? {} : { packed }) };
+  param(name: string, type: TensorType, init?: ParamInit, packed?: Packed, rows?: RowsOf): ValueId {
+    const more = {
+      ...(init === undefined ? {} : { init }),
+      ...(packed === undefined ? {} : { packed }),
+      ...(rows === undefined ? {} : { rows }),
+    };
     return this.#add((base) => ({ ...base, kind: "param", name, ...more }), type);
   }
 

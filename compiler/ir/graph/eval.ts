@@ -95,7 +95,7 @@ export function evalGraph(graph: Graph, reference: ReferenceFunction, given: Gra
         value = given.inputs?.[node.name];
         break;
       case "param":
-        value = given.params?.[node.name];
+        value = node.rows === undefined ? given.params?.[node.name] : rowsOf(given.params?.[node.rows.of], node.rows.first, type);
         break;
       case "state":
         value = given.states?.[node.name];
@@ -134,4 +134,16 @@ function constantTensor(type: { readonly dtype: DType; readonly shape: readonly 
   if (data.length !== count && (data.length !== 1 || only === undefined))
     throw new GraphError(`${data.length} numbers do not fill [${type.shape.join(", ")}]`);
   return { ...type, data: data.length === count ? Float64Array.from(data) : new Float64Array(count).fill(only ?? NaN) };
+}
+
+/** As many rows of a tensor as `type` has, from row `first` on. */
+function rowsOf(
+  whole: ConcreteTensor | undefined,
+  first: number,
+  type: { readonly dtype: DType; readonly shape: readonly number[] },
+): ConcreteTensor | undefined {
+  if (whole === undefined) return undefined;
+  const [rows = 0, ...rest] = type.shape;
+  const row = rest.reduce((a, b) => a * b, 1);
+  return { ...type, data: whole.data.slice(first * row, (first + rows) * row) };
 }

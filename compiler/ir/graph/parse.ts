@@ -7,6 +7,7 @@ import { isDType } from "../dtype.ts";
 import type { Loc } from "../loc.ts";
 import { emptyHostProgram, type HostExpr, type HostProgram } from "../plan/host.ts";
 import { readPacked } from "../plan/packed.ts";
+import { readRows } from "../plan/rows.ts";
 import { SpanReader } from "../spans.ts";
 import type { Attrs, AttrValue, Graph, GraphNode, ParamInit, TensorType } from "./types.ts";
 
@@ -74,11 +75,13 @@ function parseNode(c: Cursor, spans: SpanReader): GraphNode {
       const name = c.string();
       const init = parseInit(c);
       const packed = c.take("of ") ? readPacked(c) : undefined;
+      const rows = c.take("rows ") ? readRows(c) : undefined;
       return finish({
         kind: "param",
         name,
         ...(init === undefined ? {} : { init }),
         ...(packed === undefined ? {} : { packed }),
+        ...(rows === undefined ? {} : { rows }),
       } as const);
     }
     case "constant":

@@ -4,6 +4,7 @@
 import type { Dim } from "../dim.ts";
 import type { Loc } from "../loc.ts";
 import { packedText } from "../plan/packed.ts";
+import { rowsText } from "../plan/rows.ts";
 import { SpanWriter } from "../spans.ts";
 import { jsonText, numberText } from "../text.ts";
 import { typeText } from "./build.ts";
@@ -47,7 +48,8 @@ function definition(node: GraphNode): string {
             ? ` ~ constant(${numberText(node.init.value)})`
             : ` ~ normal(${numberText(node.init.std)})`;
       const packed = node.packed === undefined ? "" : ` of ${packedText(node.packed)}`;
-      return `param ${JSON.stringify(node.name)}${init}${packed}`;
+      const rows = node.rows === undefined ? "" : ` ${rowsText(node.rows)}`;
+      return `param ${JSON.stringify(node.name)}${init}${packed}${rows}`;
     }
     case "constant":
       return `constant [${node.data.map(numberText).join(", ")}]`;

@@ -6,6 +6,7 @@ import type { DType } from "../dtype.ts";
 import type { Loc } from "../loc.ts";
 import type { HostExpr, HostProgram } from "../plan/host.ts";
 import type { Packed } from "../plan/packed.ts";
+import type { RowsOf } from "../plan/rows.ts";
 
 export interface TensorType {
   readonly dtype: DType;
@@ -39,6 +40,8 @@ export interface ParamNode extends NodeBase {
   readonly init?: ParamInit;
   /** Set where the checkpoint's tensor has another name and is packed while it is loaded. `init` is of its numbers. */
   readonly packed?: Packed;
+  /** Set where it is some rows of the checkpoint's tensor, which has another name. */
+  readonly rows?: RowsOf;
 }
 
 /** How `--init seeded:N` makes a parameter when no checkpoint is given. */

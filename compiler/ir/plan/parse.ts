@@ -6,6 +6,7 @@ import { isDType, type DType } from "../dtype.ts";
 import type { GivenType } from "./given.ts";
 import type { HostExpr, HostFunction, HostProgram, HostTable } from "./host.ts";
 import { readPacked } from "./packed.ts";
+import { readRows } from "./rows.ts";
 import type { Plan, PlanBuffer, PlanKernel, PlanLimit, PlanParam, PlanSymbol, Step } from "./types.ts";
 
 /** The plan whose text this is. Throws IrParseError. */
@@ -216,6 +217,7 @@ function readParam(c: Cursor): PlanParam {
   const shape = c.list("]", () => c.number());
   const init = c.take("~") ? readInit(c) : undefined;
   const packed = c.take("of ") ? readPacked(c) : undefined;
+  const rows = c.take("rows ") ? readRows(c) : undefined;
   c.need("=");
   return {
     name,
@@ -224,6 +226,7 @@ function readParam(c: Cursor): PlanParam {
     buffer: c.value(),
     ...(init === undefined ? {} : { init }),
     ...(packed === undefined ? {} : { packed }),
+    ...(rows === undefined ? {} : { rows }),
   };
 }
 

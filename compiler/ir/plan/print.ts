@@ -4,6 +4,7 @@
 import { dimParse, DimError } from "../dim.ts";
 import { jsonText, nameText, numberText } from "../text.ts";
 import { packedText } from "./packed.ts";
+import { rowsText } from "./rows.ts";
 import type { DimText, Plan, PlanBuffer, PlanKernel, PlanParam, Step } from "./types.ts";
 
 interface PrintPlanOptions {
@@ -81,7 +82,8 @@ function paramText(p: PlanParam): string {
       ? ""
       : ` ~ ${p.init.kind === "constant" ? `constant(${numberText(p.init.value)})` : `normal(${numberText(p.init.std)})`}`;
   const packed = p.packed === undefined ? "" : ` of ${packedText(p.packed)}`;
-  return `${nameText(p.name)}: ${p.dtype}[${p.shape.map(numberText).join(", ")}]${init}${packed} = %${p.buffer}`;
+  const rows = p.rows === undefined ? "" : ` ${rowsText(p.rows)}`;
+  return `${nameText(p.name)}: ${p.dtype}[${p.shape.map(numberText).join(", ")}]${init}${packed}${rows} = %${p.buffer}`;
 }
 
 function kernelText(k: PlanKernel): string {

@@ -4,6 +4,7 @@
 import type { DType } from "../dtype.ts";
 import type { HostProgram, HostTable } from "./host.ts";
 import type { Packed } from "./packed.ts";
+import type { RowsOf } from "./rows.ts";
 
 /** Canonical text of a Dim: see compiler/ir/dim.ts. */
 export type DimText = string;
@@ -86,6 +87,8 @@ export interface PlanParam {
   readonly init?: { readonly kind: "constant"; readonly value: number } | { readonly kind: "normal"; readonly std: number };
   /** It is a part of the packed form of a weight: the checkpoint has the weight. */
   readonly packed?: Packed;
+  /** It is some rows of the checkpoint's tensor. */
+  readonly rows?: RowsOf;
 }
 
 export interface Plan {
