@@ -111,6 +111,8 @@ export interface OpDefinition {
   /** A sentence or two with the formula; shapes in brackets. */
   readonly doc: string;
   readonly kind: OpKind;
+  /** Its kernel goes over its operands many times, so what they are made of is computed before it. */
+  readonly rereads?: boolean;
   /** Movement that only reads its operand elsewhere: "order" keeps the row-major order, "affine" a position that is linear. */
   readonly view?: "order" | "affine";
   /**

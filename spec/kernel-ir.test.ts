@@ -304,6 +304,11 @@ function plainly({ kernel, dims, buffers }: { kernel: Kernel; dims: DimEnv; buff
         for (let i = value(e.from, env); i < value(e.to, env); i++) result = op(result, value(e.body, { ...env, [e.axis]: i }));
         return result;
       }
+      case "iterate": {
+        let result = value(e.init, env);
+        for (let i = 0; i < e.steps; i++) result = value(e.body, { ...env, [e.axis]: i, [e.name]: result });
+        return result;
+      }
       default:
         return e satisfies never;
     }

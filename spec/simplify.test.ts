@@ -259,6 +259,8 @@ function apart(e: Expr, names: ReadonlyMap<string, string> = new Map(), next = {
       const axis = `f.${++next.n}`;
       return { ...e, axis, from: inner(e.from), to: inner(e.to), body: inner(e.body, new Map([...names, [e.axis, axis]])) };
     }
+    case "iterate":
+      return { ...e, init: inner(e.init), body: inner(e.body) };
     default:
       return e satisfies never;
   }

@@ -9,15 +9,24 @@ import type { Expr } from "../ir/kernel/types.ts";
 import { coefficient } from "../schedule/merge.ts";
 
 type Fold = Extract<Expr, { k: "fold" }>;
+type Chain = Extract<Expr, { k: "fold" | "iterate" }>;
 type Load = Extract<Expr, { k: "load" }>;
 
-/** Every reduction in a value; a reduction over several dimensions (folds right inside each other) counts once. */
-export function chainsOf(value: Expr): readonly Fold[] {
-  const found = new Set<Fold>();
+/**
+ * Every reduction in a value; one over several dimensions (folds right inside each other) counts once, as does an iteration
+ * with all that it reduces.
+ */
+export function chainsOf(value: Expr): readonly Chain[] {
+  const found = new Set<Chain>();
   const seen = new Set<Expr>();
   const visit = (e: Expr): void => {
     if (seen.has(e)) return;
     seen.add(e);
+    if (e.k === "iterate") {
+      found.add(e);
+      visit(e.init);
+      return;
+    }
     if (e.k !== "fold") {
       for (const c of operandsOf(e)) visit(c);
       return;
@@ -134,6 +143,13 @@ function alike(a: Expr, b: Expr, ...named: readonly (readonly [string, string])[
         alike(a.from, b.from, ...named) &&
         alike(a.to, b.to, ...named) &&
         alike(a.body, b.body, ...named, [a.axis, b.axis])
+      );
+    case "iterate":
+      return (
+        b.k === "iterate" &&
+        a.steps === b.steps &&
+        alike(a.init, b.init, ...named) &&
+        alike(a.body, b.body, ...named, [a.axis, b.axis], [a.name, b.name])
       );
     default:
       return a satisfies never;

@@ -30,7 +30,7 @@ export function rowReductions(
     const before = known.get(e);
     if (before !== undefined) return before;
     let made = interner.intern(e.k === "select" ? sides(e, scope) : mapOperands(e, (x) => visit(x, scope)));
-    if (e.k === "fold" && e !== value && ofRow(e)) {
+    if ((e.k === "fold" || e.k === "iterate") && e !== value && ofRow(e)) {
       const name = `r${lets.length}`;
       const type = typeOfExpr(made);
       const zero: Expr = { k: "const", type, value: 0 };
@@ -88,7 +88,7 @@ export function repeatsRow(value: Expr, rows: ReadonlySet<string>, interner: Int
   const found = (e: Expr): boolean => {
     if (seen.has(e)) return false;
     seen.add(e);
-    return (e.k === "fold" && e !== rest && [...reads.of(e)].every((n) => rows.has(n))) || operandsOf(e).some(found);
+    return ((e.k === "fold" || e.k === "iterate") && e !== rest && [...reads.of(e)].every((n) => rows.has(n))) || operandsOf(e).some(found);
   };
   return found(rest);
 }

@@ -186,6 +186,8 @@ export class Emitter {
       }
       case "fold":
         return this.fold(e, block, axis);
+      case "iterate":
+        return this.iterate(e, block, (inside) => this.emit(e.body, inside, undefined));
       default:
         return e satisfies never;
     }
@@ -315,6 +317,10 @@ export class Emitter {
       this.hoistInvariant(e.cond, block, inner, seen);
       return;
     }
+    if (e.k === "iterate") {
+      this.hoistInvariant(e.init, block, inner, seen);
+      return;
+    }
     if (e.k === "fold") {
       this.hoistInvariant(e.from, block, inner, seen);
       this.hoistInvariant(e.to, block, inner, seen);
@@ -326,6 +332,20 @@ export class Emitter {
       if ([...inner].every((axis) => strideOf(e.index, axis, this.reads) !== undefined)) return;
     }
     for (const c of operandsOf(e)) this.hoistInvariant(c, block, inner, seen);
+  }
+
+  /** The loop of an iteration; `next` gives the value of a step, in the loop's block. */
+  iterate(e: Extract<Expr, { k: "iterate" }>, block: Block, next: (inside: Block) => ImpExpr): ImpExpr {
+    const state = this.name(block, e.name, this.emit(e.init, block, undefined), true);
+    if (e.steps === 0) return state;
+    // The body is evaluated once at least.
+    this.hoistInvariant(e.body, block, new Set([e.axis, e.name]), new Set());
+    const [counter, inside] = [this.fresh(e.axis), new Block(block)];
+    inside.remember(this.interner.intern({ k: "var", name: e.axis, type: "i32" }), false, { k: "var", name: counter, type: "i32" });
+    inside.remember(this.interner.intern({ k: "var", name: e.name, type: e.type }), false, state);
+    inside.statements.push({ k: "assign", name: nameOf(state), value: next(inside) });
+    block.statements.push({ k: "for", name: counter, from: int(0), to: int(e.steps), step: 1, body: inside.statements });
+    return state;
   }
 
   private fold(e: Extract<Expr, { k: "fold" }>, block: Block, axis: Vector): ImpExpr {

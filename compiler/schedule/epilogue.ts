@@ -96,7 +96,7 @@ function hoist(emitter: Emitter, m: string, e: Expr, block: Block, axis: string 
   if (!emitter.reads.of(e).has(m)) {
     if (e.k !== "const" && e.k !== "var" && e.k !== "dim") emitter.emit(e, block, axis);
   } else if (e.k === "select") hoist(emitter, m, e.cond, block, axis);
-  else if (e.k !== "load" && e.k !== "fold") for (const c of operandsOf(e)) hoist(emitter, m, c, block, axis);
+  else if (e.k !== "load" && e.k !== "fold" && e.k !== "iterate") for (const c of operandsOf(e)) hoist(emitter, m, c, block, axis);
 }
 
 function known(block: Block, e: Expr): ImpExpr {

@@ -51,6 +51,8 @@ export class Vectors {
         return this.allow(e.a, axis) && this.allow(e.b, axis);
       case "fold":
         return !this.reads.of(e.from).has(axis) && !this.reads.of(e.to).has(axis) && this.allow(e.body, axis);
+      case "iterate":
+        return false;
       default:
         return e satisfies never;
     }
@@ -61,7 +63,7 @@ export class Vectors {
     const known = this.certainKnown.get(e);
     if (known !== undefined) return known;
     const all = new Set<Expr>([e]);
-    const parts = e.k === "select" ? [e.cond] : e.k === "fold" ? [] : operandsOf(e);
+    const parts = e.k === "select" ? [e.cond] : e.k === "fold" || e.k === "iterate" ? [] : operandsOf(e);
     // Only what loads is asked about.
     for (const part of parts) if (this.loads(part)) for (const x of this.certain(part)) all.add(x);
     this.certainKnown.set(e, all);
@@ -70,14 +72,14 @@ export class Vectors {
   /** Evaluating `e` loads nothing beyond what `certain` does. */
   private isSafe(e: Expr, certain: ReadonlySet<Expr>): boolean {
     if (!this.loads(e) || certain.has(e)) return true;
-    return e.k !== "load" && e.k !== "fold" && operandsOf(e).every((c) => this.isSafe(c, certain));
+    return e.k !== "load" && e.k !== "fold" && e.k !== "iterate" && operandsOf(e).every((c) => this.isSafe(c, certain));
   }
 
   /** Does evaluating `e` read a buffer? */
   loads(e: Expr): boolean {
     const known = this.loadsKnown.get(e);
     if (known !== undefined) return known;
-    const value = e.k === "load" || e.k === "fold" || operandsOf(e).some((c) => this.loads(c));
+    const value = e.k === "load" || e.k === "fold" || e.k === "iterate" || operandsOf(e).some((c) => this.loads(c));
     this.loadsKnown.set(e, value);
     return value;
   }

@@ -2,11 +2,11 @@
 // bit by bit, each by counting the elements that are not below; when exactly k are not, the rest need not be found.
 
 import { dimProduct } from "../../compiler/ir/dim.ts";
-import { add, binary, bool, cast, f32, fold, i32, mul, select, variable } from "../../compiler/ir/kernel/build.ts";
+import { add, binary, bool, cast, f32, fold, i32, iterate, select, sub, variable } from "../../compiler/ir/kernel/build.ts";
 import type { Expr } from "../../compiler/ir/kernel/types.ts";
 import { defineOp } from "../define.ts";
 import { orderedFloat } from "../elementwise/ordered_float.ts";
-import { and, eq, ge, lt, or } from "../expr.ts";
+import { eq, ge, or } from "../expr.ts";
 import { operandAt } from "../rules.ts";
 import { edgy } from "../sampling.ts";
 import { exact } from "../tolerances.ts";
@@ -16,6 +16,7 @@ export const kth_largest = defineOp({
   name: "kth_largest",
   doc: "The k-th largest element of each row of the last dimension, which is kept with size 1; equal elements count each. -infinity where k is not below the number of elements. NaN is not an element.",
   kind: "reduction",
+  rereads: true,
   operands: [
     { name: "x", doc: "f32[.., N]" },
     { name: "k", doc: "i32[.., 1], at least 1" },
@@ -31,29 +32,29 @@ export const kth_largest = defineOp({
     kind: "element",
     emit: (index, context) => {
       const { count, element, beside: k } = rowAt(index, context);
-      // Nothing is counted once it is known which elements are above the edge, or that all are.
-      let done: Expr = ge(k, count);
-      const notBelow = (edge: Expr): Expr => {
+      const all = ge(k, count);
+      /** How many elements are not below the number at a place; none are counted where that is no question. */
+      const notBelow = (place: Expr, known: Expr): Expr => {
         const i = context.fresh("i");
-        const one = select(ge(element(variable(i)), edge), i32(1), i32(0));
-        return fold("sum", i, i32(0), select(done, i32(0), count), one);
+        const one = select(ge(element(variable(i)), orderedFloat(place)), i32(1), i32(0));
+        return fold("sum", i, i32(0), select(or(all, known), i32(0), count), one);
       };
-      const first = notBelow(f32(0));
-      let place: Expr = select(ge(first, k), i32(0), i32(-2147483648));
-      done = or(done, eq(first, k));
-      for (let bit = 30; bit >= 0; bit--) {
-        const step = i32(2 ** bit);
-        const above = notBelow(orderedFloat(add(place, step)));
-        place = add(place, mul(cast(and(ge(above, k), binary("ne", done, bool(true))), "i32"), step));
-        done = or(done, eq(above, k));
-      }
+      const first = notBelow(i32(0), bool(false));
+      const begin = add(select(ge(first, k), i32(0), i32(-2147483648)), cast(eq(first, k), "i32"));
+      // Bits 30 to 1. Bit 0 marks that exactly k elements are not below the number at the place: the rest needs no search.
+      const marked = (place: Expr): Expr => eq(binary("bitand", place, i32(1)), i32(1));
+      const found = iterate(context.fresh("place"), context.fresh("bit"), 30, begin, (place, turn) => {
+        const step = binary("shl", i32(1), sub(i32(30), turn));
+        const above = notBelow(add(place, step), marked(place));
+        return add(add(place, select(ge(above, k), step, i32(0))), cast(eq(above, k), "i32"));
+      });
+      const even = sub(found, cast(marked(found), "i32"));
+      const edge = orderedFloat(add(even, cast(ge(notBelow(add(even, i32(1)), marked(found)), k), "i32")));
       const i = context.fresh("i");
-      const edge = orderedFloat(place);
       const here = element(variable(i));
-      const all = lt(k, count);
-      const least = fold("min", i, i32(0), select(all, count, i32(0)), select(ge(here, edge), here, f32(Infinity)));
+      const least = fold("min", i, i32(0), select(all, i32(0), count), select(ge(here, edge), here, f32(Infinity)));
       // -0 and 0 are one number to who compares; the sum makes it 0.
-      return binary("min", add(least, f32(0)), select(all, f32(Infinity), f32(-Infinity)));
+      return binary("min", add(least, f32(0)), select(all, f32(-Infinity), f32(Infinity)));
     },
   },
   derivative: { kind: "nonDifferentiable", reason: "which element it is changes in steps" },

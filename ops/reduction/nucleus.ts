@@ -2,7 +2,7 @@
 // f32 numbers is found bit by bit, each by adding up the weights that are not below.
 
 import { dim, dimMul, dimProduct } from "../../compiler/ir/dim.ts";
-import { add, cast, f32, fold, i32, mul, select, variable } from "../../compiler/ir/kernel/build.ts";
+import { add, binary, f32, fold, i32, iterate, mul, select, sub, variable } from "../../compiler/ir/kernel/build.ts";
 import type { Expr } from "../../compiler/ir/kernel/types.ts";
 import { defineOp } from "../define.ts";
 import { orderedFloat } from "../elementwise/ordered_float.ts";
@@ -15,6 +15,7 @@ export const nucleus = defineOp({
   name: "nucleus",
   doc: "The largest weight of each row of the last dimension such that the weights not below it are at least `share` of all: 0 where the share is 1 or more, the largest weight where it is 0 or less. The dimension is kept with size 1. Equal weights are in or out together.",
   kind: "reduction",
+  rereads: true,
   operands: [
     { name: "weight", doc: "f32[.., N], from 0 to below 2" },
     { name: "share", doc: "f32[.., 1]" },
@@ -39,12 +40,11 @@ export const nucleus = defineOp({
         return fold("sum", i, i32(0), to, select(ge(here, edge), here, f32(0)));
       };
       const wanted = mul(share, mass(f32(0)));
-      let place: Expr = i32(0);
-      for (let bit = 29; bit >= 0; bit--) {
-        const step = i32(2 ** bit);
-        const above = mass(orderedFloat(add(place, step)));
-        place = add(place, mul(cast(and(ge(above, wanted), lt(f32(0), above)), "i32"), step));
-      }
+      const place = iterate(context.fresh("place"), context.fresh("bit"), 30, i32(0), (below, turn) => {
+        const step = binary("shl", i32(1), sub(i32(29), turn));
+        const above = mass(orderedFloat(add(below, step)));
+        return add(below, select(and(ge(above, wanted), lt(f32(0), above)), step, i32(0)));
+      });
       return orderedFloat(place);
     },
   },

@@ -48,6 +48,15 @@ const { expr: anyExpr } = fc.letrec<{ expr: Expr }>((tie) => ({
     fc.record({ k: fc.constant("binary" as const), op: fc.constantFrom(...binaryOps), a: tie("expr"), b: tie("expr"), type: scalarType }),
     fc.record({ k: fc.constant("select" as const), cond: tie("expr"), a: tie("expr"), b: tie("expr"), type: scalarType }),
     fc.record({
+      k: fc.constant("iterate" as const),
+      name: anyName,
+      axis: anyName,
+      steps: fc.nat(40),
+      init: tie("expr"),
+      body: tie("expr"),
+      type: scalarType,
+    }),
+    fc.record({
       k: fc.constant("fold" as const),
       op: fc.constantFrom(...foldOps),
       axis: anyName,
@@ -246,6 +255,14 @@ class Writer {
         return this.add(
           z % 2 === 0 ? b.bitcast(pick(i32, x)) : b.select(b.binary("eq", pick(f32, x), pick(f32, x)), b.bitcast(pick(f32, x)), b.i32(7)),
         );
+      case 10: {
+        // A step changes the value by something that the kernel has already, folds included.
+        const [name, axis] = [`s${this.names}`, `k${this.names++}`];
+        const from = pick(z % 2 === 0 ? f32 : i32, x);
+        const by = (type: ScalarType, step: Expr): Expr =>
+          type === "f32" ? b.mul(b.cast(step, "f32"), pick(f32, y)) : b.add(step, pick(i32, y));
+        return this.add(b.iterate(name, axis, z % 5, from, (value, step) => b.sub(by(b.typeOfExpr(from), step), value)));
+      }
       default:
         return this.add(b.unary("neg", pick(z % 2 === 0 ? f32 : i32, x)));
     }
@@ -323,7 +340,7 @@ function write(parts: readonly (readonly Instruction[])[], t: number, seed: numb
 
 /** Kernels of up to four stages at points (t, u) of [T, 3], the last of which is a store. */
 export function soundKernels(): fc.Arbitrary<SoundKernel> {
-  const instruction: fc.Arbitrary<Instruction> = fc.tuple(fc.nat(10), fc.nat(5), fc.nat(5), fc.nat(40));
+  const instruction: fc.Arbitrary<Instruction> = fc.tuple(fc.nat(11), fc.nat(5), fc.nat(5), fc.nat(40));
   return fc
     .tuple(
       fc.array(fc.array(instruction, { minLength: 1, maxLength: 6 }), { minLength: 1, maxLength: 4 }),

@@ -85,6 +85,8 @@ export function operandsOf(e: Expr): readonly Expr[] {
       return [e.cond, e.a, e.b];
     case "fold":
       return [e.from, e.to, e.body];
+    case "iterate":
+      return [e.init, e.body];
     default:
       return e satisfies never;
   }
@@ -118,6 +120,10 @@ export function mapOperands(e: Expr, f: (e: Expr) => Expr): Expr {
     case "fold": {
       const [from, to, body] = [f(e.from), f(e.to), f(e.body)];
       return from === e.from && to === e.to && body === e.body ? e : { ...e, from, to, body };
+    }
+    case "iterate": {
+      const [init, body] = [f(e.init), f(e.body)];
+      return init === e.init && body === e.body ? e : { ...e, init, body };
     }
     default:
       return e satisfies never;
@@ -193,6 +199,14 @@ export function fold(op: FoldOp, axis: string, from: Expr, to: Expr, body: Expr)
   need(typeOfExpr(from) === "i32" && typeOfExpr(to) === "i32", `the bounds of fold ${axis} are not i32`);
   need(typeOfExpr(body) !== "bool", `fold ${axis} is over bool`);
   return { k: "fold", op, axis, from, to, body, type: typeOfExpr(body) };
+}
+
+/** `init`, then `body` of it and of axis = 0, then `body` of that and of axis = 1, … `steps` times. */
+export function iterate(name: string, axis: string, steps: number, init: Expr, body: (value: Expr, step: Expr) => Expr): Expr {
+  const type = typeOfExpr(init);
+  const next = body(variable(name, type), variable(axis));
+  need(typeOfExpr(next) === type, `the steps of ${name} are ${typeOfExpr(next)}, and it begins as ${type}`);
+  return { k: "iterate", name, axis, steps, init, body: next, type };
 }
 
 /** Short names for the operations an index or a formula is made of. */

@@ -235,7 +235,8 @@ class Compiler {
     const before = this.made.get(e);
     if (before !== undefined) return before;
     const plain = this.plain(e);
-    const worth = e.k === "fold" || ((this.uses.get(e) ?? 0) > 1 && operandsOf(e).some((part) => operandsOf(part).length > 0));
+    const worth =
+      e.k === "fold" || e.k === "iterate" || ((this.uses.get(e) ?? 0) > 1 && operandsOf(e).some((part) => operandsOf(part).length > 0));
     const made = worth ? this.remember(e, plain) : plain;
     this.made.set(e, made);
     return made;
@@ -294,9 +295,32 @@ class Compiler {
       }
       case "fold":
         return this.fold(e);
+      case "iterate":
+        return this.iterate(e);
       default:
         return e satisfies never;
     }
+  }
+
+  private iterate(e: Extract<Expr, { k: "iterate" }>): Value {
+    const { machine: m } = this;
+    const slots = [this.slot(e.axis), this.slot(e.name)] as const;
+    const [init, body] = [this.value(e.init), this.value(e.body)];
+    const set = (slot: number, value: number): void => {
+      m.values[slot] = value;
+      m.moved[slot] = ++m.time;
+    };
+    return () => {
+      let value = init();
+      const hidden = slots.map((slot) => m.values[slot] ?? NaN);
+      for (let i = 0; i < e.steps; i++) {
+        set(slots[0], i);
+        set(slots[1], value);
+        value = body();
+      }
+      slots.forEach((slot, i) => set(slot, hidden[i] ?? NaN));
+      return value;
+    };
   }
 
   private fold(e: Extract<Expr, { k: "fold" }>): Value {

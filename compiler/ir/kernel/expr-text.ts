@@ -46,6 +46,8 @@ export class Declared {
         return typeOfExpr(e.a);
       case "fold":
         return typeOfExpr(e.body);
+      case "iterate":
+        return typeOfExpr(e.init);
       default:
         return e satisfies never;
     }
@@ -150,6 +152,10 @@ export class ExprWriter {
       case "fold": {
         const [from, to, body] = [e.from, e.to, e.body].map((p) => this.#text(p, lines, 0));
         return `${e.op}(${nameText(e.axis)} = ${from} .. ${to}, ${body})`;
+      }
+      case "iterate": {
+        const [init, body] = [e.init, e.body].map((p) => this.#text(p, lines, 0));
+        return `iterate(${nameText(e.name)} = ${init}, ${nameText(e.axis)} = ${e.steps}, ${body})`;
       }
       default:
         return e satisfies never;

@@ -50,6 +50,8 @@ export class Interner {
         return `s ${e.type} ${id(e.cond)} ${id(e.a)} ${id(e.b)}`;
       case "fold":
         return `f ${e.type} ${e.op} ${e.axis} ${id(e.from)} ${id(e.to)} ${id(e.body)}`;
+      case "iterate":
+        return `r ${e.type} ${e.steps} ${id(e.init)} ${id(e.body)} ${e.axis} ${e.name}`;
       default:
         return e satisfies never;
     }
@@ -97,6 +99,12 @@ export class Reads {
         add(e.from);
         add(e.to);
         break;
+      case "iterate":
+        add(e.body);
+        names.delete(e.axis);
+        names.delete(e.name);
+        add(e.init);
+        break;
       default:
         e satisfies never;
     }
@@ -125,7 +133,7 @@ function times(a: number | undefined, b: number): number | undefined {
   return a === undefined ? undefined : a * b;
 }
 
-/** `e` with `axis` replaced. A fold over an axis of the same name keeps its body. With `reads`, other parts are not walked. */
+/** `e` with `axis` replaced. What has a name of its own like it keeps its body. With `reads`, other parts are not walked. */
 export function substitute(e: Expr, axis: string, by: Expr, reads?: Reads): Expr {
   // What is shared stays shared, so that the work is linear in what is different.
   const done = new Map<Expr, Expr>();
@@ -134,7 +142,12 @@ export function substitute(e: Expr, axis: string, by: Expr, reads?: Reads): Expr
     if (reads !== undefined && !reads.of(x).has(axis)) return x;
     const before = done.get(x);
     if (before !== undefined) return before;
-    const made = x.k === "fold" && x.axis === axis ? { ...x, from: within(x.from), to: within(x.to) } : mapOperands(x, within);
+    const made =
+      x.k === "fold" && x.axis === axis
+        ? { ...x, from: within(x.from), to: within(x.to) }
+        : x.k === "iterate" && (x.axis === axis || x.name === axis)
+          ? { ...x, init: within(x.init) }
+          : mapOperands(x, within);
     done.set(x, made);
     return made;
   };

@@ -86,6 +86,7 @@ export class ExprReader {
 
   #call(c: Cursor, name: string): Expr {
     if (isOneOf(foldOps, name) && c.sees(foldStart)) return this.#fold(c, name);
+    if (name === "iterate" && c.sees(foldStart)) return this.#iterate(c);
     const parts = c.list(")", () => this.expr(c));
     const [a, b, d] = parts;
     if (a !== undefined && parts.length === 1) {
@@ -114,6 +115,20 @@ export class ExprReader {
     const body = this.expr(c);
     c.need(")");
     return this.#typed({ k: "fold", op, axis, from, to, body, type: "f32" });
+  }
+
+  #iterate(c: Cursor): Expr {
+    const name = c.name();
+    c.need("=");
+    const init = this.expr(c);
+    c.need(",");
+    const axis = c.name();
+    c.need("=");
+    const steps = c.int();
+    c.need(",");
+    const body = this.expr(c);
+    c.need(")");
+    return this.#typed({ k: "iterate", name, axis, steps, init, body, type: "f32" });
   }
 
   /** With the type that the text does not say. */

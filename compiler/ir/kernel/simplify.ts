@@ -109,6 +109,10 @@ export class Simplifier {
         if (from.k === "const" && from.value === 0 && extent !== undefined) this.extents.set(e.axis, extent);
         return { ...e, from, to, body: this.simplify(e.body) };
       }
+      case "iterate": {
+        this.extents.set(e.axis, dim(e.steps));
+        return { ...e, init: this.simplify(e.init), body: this.simplify(e.body) };
+      }
       default:
         return e satisfies never;
     }

@@ -74,6 +74,16 @@ export type Expr =
       readonly to: Expr;
       readonly body: Expr;
       readonly type: ScalarType;
+    }
+  /** `name` is `init`, then `body` for axis = 0 … steps-1, where `name` is what came before; the last. A search is this. */
+  | {
+      readonly k: "iterate";
+      readonly name: string;
+      readonly axis: string;
+      readonly steps: number;
+      readonly init: Expr;
+      readonly body: Expr;
+      readonly type: ScalarType;
     };
 
 export interface Axis {

@@ -185,6 +185,16 @@ class ExprChecker {
       if ((body.get(e.axis) ?? "i32") !== "i32") faults.push(`the axis ${e.axis} of a fold is taken for ${body.get(e.axis) ?? ""}`);
       body.delete(e.axis);
       for (const part of [this.#freeOf(e.from, faults), this.#freeOf(e.to, faults), body]) add(part);
+    } else if (e.k === "iterate") {
+      const body = new Map(this.#freeOf(e.body, faults));
+      for (const [name, type] of [
+        [e.axis, "i32"],
+        [e.name, e.type],
+      ] as const) {
+        if ((body.get(name) ?? type) !== type) faults.push(`${name} of an iteration is taken for ${body.get(name) ?? ""}`);
+        body.delete(name);
+      }
+      for (const part of [this.#freeOf(e.init, faults), body]) add(part);
     } else for (const part of operandsOf(e)) add(this.#freeOf(part, faults));
     this.#free.set(e, free);
     return free;
@@ -198,6 +208,11 @@ class ExprChecker {
     if (e.k === "fold") {
       if (this.#boundOf(e.body, faults).has(e.axis)) faults.push(`a fold over ${e.axis} stands in another one`);
       bound.add(e.axis);
+    }
+    if (e.k === "iterate") {
+      const inside = this.#boundOf(e.body, faults);
+      if (inside.has(e.axis) || inside.has(e.name) || e.axis === e.name) faults.push(`the iteration of ${e.name} stands in another one`);
+      bound.add(e.axis).add(e.name);
     }
     this.#bound.set(e, bound);
     return bound;
@@ -244,6 +259,11 @@ function localFault(e: Expr, buffers: ReadonlyMap<string, KernelBuffer>): string
       const [from, to, body] = [typeOfExpr(e.from), typeOfExpr(e.to), typeOfExpr(e.body)];
       if (from !== "i32" || to !== "i32") return `the bounds are ${from} and ${to}, not i32`;
       return body === "bool" ? `${e.op} is over bool` : is(body);
+    }
+    case "iterate": {
+      if (!Number.isSafeInteger(e.steps) || e.steps < 0) return `${e.steps} is no number of steps`;
+      const [init, body] = [typeOfExpr(e.init), typeOfExpr(e.body)];
+      return init === body ? is(init) : `the steps of ${e.name} are ${body}, and it begins as ${init}`;
     }
     default:
       return e satisfies never;

@@ -66,11 +66,19 @@ function longestFold(stages: readonly Stage[], emitter: Emitter): { readonly ste
 }
 
 function worthSharing(fold: Fold, inner: readonly string[], emitter: Emitter): { readonly text: number | undefined } | undefined {
-  const to = sizeOf(fold.to);
+  // Where a search asks nothing any more its reductions go over nothing: that is known to all lanes.
+  const to = sizeOf(unlessNone(fold.to));
   if (to === undefined || fold.from.k !== "const" || inner.some((n) => emitter.reads.of(fold).has(n))) return undefined;
   if (!emitter.canVector(fold.body, fold.axis) && fold.body.k !== "fold") return undefined;
   const steps = dimConstant(to);
   return steps === undefined || steps - fold.from.value >= shareFrom ? { text: steps } : undefined;
+}
+
+/** The end of a reduction that goes over nothing where a condition says so. */
+function unlessNone(to: Expr): Expr {
+  if (to.k !== "select") return to;
+  const [a, b] = [to.a, to.b].map((x) => x.k === "const" && x.value === 0);
+  return a === true ? to.b : b === true ? to.a : to;
 }
 
 /** Reductions in `e` that are not in others. */

@@ -23,11 +23,12 @@ export class Sharing {
   private readonly group: Workgroup;
   private readonly buffers: readonly KernelBuffer[];
   /** A block of its own for every reduction: nobody waits until another one's is read. */
-  readonly scratch: ImpScratch[] = [];
+  readonly scratch: ImpScratch[];
   /** What the function says about subgroups. */
   readonly subgroup: Pick<ImpFunction, "subgroup">;
 
-  constructor(emitter: Emitter, root: Block, group: Workgroup, buffers: readonly KernelBuffer[]) {
+  constructor(emitter: Emitter, root: Block, group: Workgroup, buffers: readonly KernelBuffer[], scratch: ImpScratch[] = []) {
+    this.scratch = scratch;
     this.emitter = emitter;
     this.root = root;
     this.group = group;
@@ -43,11 +44,14 @@ export class Sharing {
       seen.add(x);
       if (x.k === "fold") {
         if (!inner.some((n) => this.emitter.reads.of(x).has(n))) this.root.remember(x, false, this.fold(x, undefined));
+      } else if (x.k === "iterate") {
+        visit(x.init);
+        if (!inner.some((n) => this.emitter.reads.of(x).has(n))) this.root.remember(x, false, this.iterate(x));
       } else if (x.k === "select") {
         visit(x.cond);
         this.sides(x, inner);
       } else if (x.k === "binary") [x.a, x.b].forEach(visit);
-      else if (x.k === "unary" || x.k === "cast") visit(x.a);
+      else if (x.k === "unary" || x.k === "cast" || x.k === "bitcast") visit(x.a);
     };
     visit(e);
   }
@@ -62,6 +66,34 @@ export class Sharing {
       const chosen: ImpExpr = side === x.a ? cond : { k: "unary", op: "not", a: cond, type: "bool" };
       this.root.remember(side, false, this.fold(side, chosen));
     }
+  }
+
+  /** The lanes share the reductions of every step, and meet before the next one writes where this one was read. */
+  private iterate(e: Extract<Expr, { k: "iterate" }>): ImpExpr {
+    const { emitter, root } = this;
+    this.invariant(e.body, [e.name, e.axis]);
+    return emitter.iterate(e, root, (inside) => {
+      const steps = new Sharing(emitter, inside, this.group, this.buffers, this.scratch);
+      steps.folds(e.body);
+      const next = emitter.name(inside, e.name, emitter.emit(e.body, inside, undefined));
+      if (this.group.lanes > this.group.subgroups) inside.statements.push({ k: "barrier" });
+      return next;
+    });
+  }
+
+  /** Reductions in the body that are the same in every step. */
+  private invariant(e: Expr, names: readonly string[]): void {
+    const seen = new Set<Expr>();
+    const visit = (x: Expr): void => {
+      if (seen.has(x)) return;
+      seen.add(x);
+      if (!names.some((n) => this.emitter.reads.of(x).has(n))) this.folds(x);
+      else if (x.k === "select") visit(x.cond);
+      else if (x.k === "fold") [x.from, x.to].forEach(visit);
+      else if (x.k === "binary") [x.a, x.b].forEach(visit);
+      else if (x.k === "unary" || x.k === "cast" || x.k === "bitcast") visit(x.a);
+    };
+    visit(e);
   }
 
   private fold(e: Fold, when: ImpExpr | undefined): ImpExpr {
