@@ -6,8 +6,11 @@ import { compileGraph, TargetLimitError } from "../compiler/compile.ts";
 import { dim } from "../compiler/ir/dim.ts";
 import { GraphBuilder } from "../compiler/ir/graph/build.ts";
 import type { Graph, TensorType } from "../compiler/ir/graph/types.ts";
-import { typeRule } from "../ops/index.ts";
+import { ops, typeRule } from "../ops/index.ts";
 import type { Tensor } from "../runtime/tensor.ts";
+import { batchOf, generatedCases } from "./conformance/cases.ts";
+import { difference } from "./conformance/compare.ts";
+import { seed } from "./conformance/property.ts";
 import { emulated } from "./gpu-emulator.ts";
 
 const row: TensorType = { dtype: "f32", shape: [dim(5)] };
@@ -46,6 +49,21 @@ describe("at most eight buffers", () => {
       expect([...(y?.data ?? [])]).toEqual([0, 1, 2, 3, 4].map((j) => first * 10 + count * j));
     }
   });
+
+  test.each([{}, { fuse: false }, { fusionGas: 0 }])(
+    "an op of nine operands reads some of them through views of one value, %o",
+    async (options) => {
+      const name = "attention_dq";
+      const batch = batchOf(generatedCases(name, 4, seed));
+      const compiled = compileGraph(batch.graph, { target: "webgpu", features: [], ...options });
+      expect(compiled.kernels.every((k) => k.buffers.length <= 8)).toBe(true);
+      const outputs = await emulated(compiled, 0, batch.inputs);
+      for (const [i, c] of batch.cases.entries()) {
+        const found = outputs[`c${i}`];
+        expect(found === undefined ? "nothing" : difference(c.expected, found, ops[name].tolerance, false)).toBeUndefined();
+      }
+    },
+  );
 
   test("a fusion is declined with that reason", () => {
     const { declined } = compileGraph(sumOf(9), { target: "webgpu", features: [] });

@@ -147,8 +147,10 @@ class Fuser {
   }
 
   private refusal(node: OpNode, targets: ReadonlySet<Group>): string | undefined {
-    if (!this.options.fuse) return "fusion is off";
-    if (this.options.gas !== undefined && this.accepted >= this.options.gas) return `the fusion gas of ${this.options.gas} is used up`;
+    const must = this.mustJoin(node, targets);
+    if (!this.options.fuse && !must) return "fusion is off";
+    if (this.options.gas !== undefined && this.accepted >= this.options.gas && !must)
+      return `the fusion gas of ${this.options.gas} is used up`;
     const cls = this.classOf(node);
     if (cls === "attention") return "attention is a kernel of its own";
     const [only] = targets;
@@ -173,11 +175,25 @@ class Fuser {
     for (const g of targets) {
       const reason = mayJoin(this.values, g, node, cls, costly);
       if (reason !== undefined) return reason;
-      const most = this.options.limits?.buffers ?? Infinity;
-      const buffers = most === Infinity ? 0 : readBy(this.values, g, node.id).size + 1;
-      if (buffers > most) return `its reader would have ${buffers} buffers, and the device takes ${most}`;
+      const buffers = this.buffersWith(g, node.id);
+      if (buffers > this.mostBuffers && buffers > this.buffersWith(g))
+        return `its reader would have ${buffers} buffers, and the device takes ${this.mostBuffers}`;
     }
     return undefined;
+  }
+
+  private get mostBuffers(): number {
+    return this.options.limits?.buffers ?? Infinity;
+  }
+
+  /** Buffers of the kernel, with a value made in it; 0 where nothing limits them. */
+  private buffersWith(g: Group, extra?: ValueId): number {
+    return this.mostBuffers === Infinity ? 0 : readBy(this.values, g, extra).size + 1;
+  }
+
+  /** A view through which a kernel that could not bind all it reads sees a value that several of its operands share. */
+  private mustJoin(node: OpNode, targets: ReadonlySet<Group>): boolean {
+    return isView(node) && [...targets].some((g) => this.buffersWith(g) > this.mostBuffers);
   }
 
   /** Could no kernel bind it? Then it cannot be made once, and its readers read what it is made of. */

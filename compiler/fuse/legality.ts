@@ -211,8 +211,8 @@ export function hasFold(values: Values, node: OpNode): boolean {
   return chainsOf(value).length > 0;
 }
 
-/** The values that the kernel reads from memory with `extra` made in it, as far as the graph tells: perhaps some too many. */
-export function readBy(values: Values, g: Group, extra: ValueId): ReadonlySet<ValueId | "pack"> {
+/** The values that the kernel reads from memory, with `extra` made in it, as far as the graph tells: perhaps some too many. */
+export function readBy(values: Values, g: Group, extra?: ValueId): ReadonlySet<ValueId | "pack"> {
   const found = new Set<ValueId | "pack">();
   const seen = new Set<ValueId>();
   const visit = (id: ValueId): void => {
