@@ -6,11 +6,20 @@ import { compileGraph } from "../compiler/compile.ts";
 import type { Graph } from "../compiler/ir/graph/types.ts";
 import type { WebGpuDevice } from "../runtime/devices/webgpu/device.ts";
 import { Session } from "../runtime/session.ts";
-import type { Tensor } from "../runtime/tensor.ts";
 import type { Checkpoint } from "../runtime/weights/checkpoint.ts";
 import { systemGpu } from "./conformance/devices.ts";
 import { image } from "./generator.ts";
-import { agreement, decodeF32, f32Tensor, generatedParams, generatedWeights, graphOf, openRunner, tinyFixture } from "./graphs-support.ts";
+import {
+  agreement,
+  decodeF32,
+  f32Tensor,
+  fullFixture,
+  generatedParams,
+  generatedWeights,
+  graphOf,
+  openRunner,
+  tinyFixture,
+} from "./graphs-support.ts";
 import { toRuntime } from "./conformance/tensors.ts";
 
 const found = await systemGpu();
@@ -34,6 +43,7 @@ function openOn(device: WebGpuDevice, graph: Graph, weights: Checkpoint, path: (
 }
 
 const tiny = tinyFixture();
+const full = fullFixture();
 
 const modelOf = (policy: "paper" | "v1", side: number, model: Readonly<Record<string, number>>): Graph =>
   policy === "v1"
@@ -87,32 +97,22 @@ describe.each(paths)("with %s", (path) => {
   }, 300_000);
 });
 
-test("a picture of 24 × 24 patches through the encoder at full width and depth is what the WebAssembly device gives", async (context) => {
+test("one picture through the encoder and the resampler at full width and depth gives PyTorch's values", async (context) => {
   const device = gpu(context);
-  const graph = graphOf("graphs/clip-vit.uhd", "clip_vit");
-  const weights = generatedWeights(graph);
-  const patches = toRuntime(f32Tensor([24, 24, 588], (i) => Math.sin(i * 0.37) * 1.5));
-  // Against PyTorch in spec/graphs-full.test.ts.
-  const expected = await runOnce(Session.create(compileGraph(graph), { weights, threads: 2 }), patches);
-  const found = await runOnce(openOn(device, graph, weights, "all features of the adapter"), patches);
-  const { error, cosine } = agreement(found.data, expected.data);
-  const largest = expected.data.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
-  console.log(
-    `the encoder on ${device.description}: error at most ${error.toExponential(1)} of ${largest.toFixed(1)}, ${(found.milliseconds / 1000).toFixed(1)} s`,
-  );
-  expect(error).toBeLessThan(1e-4 * largest);
-  expect(cosine).toBeGreaterThanOrEqual(0.99999);
-}, 600_000);
-
-async function runOnce(
-  opening: Promise<Session>,
-  patches: Tensor,
-): Promise<{ readonly data: Float32Array; readonly milliseconds: number }> {
-  const session = await opening;
+  const [picture] = full.cases.filter(({ policy }) => policy === "v1");
+  if (picture === undefined) throw new Error("the fixture has no picture of v1");
+  const [w, h] = picture.size;
+  const graph = modelOf("v1", picture.side, full.model);
+  const session = await openOn(device, graph, generatedWeights(graph), "all features of the adapter");
   try {
-    const { outputs, milliseconds } = await session.run({ patches });
-    return { data: Float32Array.from(outputs["features"]?.data ?? []), milliseconds };
+    const { outputs, milliseconds } = await session.run({ image: { dtype: "u8", shape: [h, w, 3], data: image(w, h) } });
+    expect(outputs["visual"]?.shape).toEqual(picture.shape);
+    const sampled = Float64Array.from(outputs["visual"]?.data ?? []).filter((_, i) => i % full.stride === 0);
+    const { error, cosine } = agreement(sampled, decodeF32(picture.samples));
+    console.log(`v1 ${w}×${h} on ${device.description}: error at most ${error.toExponential(1)}, ${(milliseconds / 1000).toFixed(1)} s`);
+    expect(error).toBeLessThan(1e-3);
+    expect(cosine).toBeGreaterThanOrEqual(0.99999);
   } finally {
     await session.close();
   }
-}
+}, 600_000);

@@ -2,7 +2,7 @@
 // Everything made for a command is kept, so that running the same commands again creates nothing. Does not submit.
 
 import type { Command } from "../../device.ts";
-import { DeviceError, formatBytes, ResourceError, type DevicePlace } from "../../errors.ts";
+import { DeviceError, formatBytes, placeText, ResourceError, type DevicePlace } from "../../errors.ts";
 import { own, slack, usage, words, type Buffers, type GpuMemory } from "./buffers.ts";
 import { GpuModule, type Made, type Pipeline } from "./kernels.ts";
 
@@ -222,9 +222,8 @@ export class Encoder {
         throw new DeviceError(`binding ${i} leaves its buffer`, {}, placeOf(command));
       const bytes = Math.ceil(b.bytes / 4) * 4;
       if (bytes > most) {
-        const { kernel, sources } = placeOf(command);
         throw new ResourceError(
-          `kernel ${kernel ?? ""} (${sources?.[0] ?? ""}) works on ${formatBytes(bytes)} at once, and this device binds ${formatBytes(most)}`,
+          `${placeText(placeOf(command)) ?? "a command"} works on ${formatBytes(bytes)} at once, and this device binds ${formatBytes(most)}`,
           bytes,
           most,
         );
