@@ -25,12 +25,15 @@ export class OpTypeError extends Error {
   readonly found: string;
   /** The operand that set the expectation, for a note that points at the other end; -1 when there is none. */
   readonly other: number;
-  constructor(operand: number, message: string, expected: string, found: string, other = -1) {
+  /** Whether the operands might fit once their symbolic sizes are numbers; a definition is then not wrong by itself. */
+  readonly undecided: boolean;
+  constructor(operand: number, message: string, expected: string, found: string, other = -1, undecided = false) {
     super(message);
     this.operand = operand;
     this.expected = expected;
     this.found = found;
     this.other = other;
+    this.undecided = undecided;
   }
 }
 

@@ -11,7 +11,7 @@ import { lexer } from "../compiler/syntax/tokens.ts";
 import { property } from "./conformance/property.ts";
 
 const folder = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../graphs");
-const graphs = readdirSync(folder).filter((f) => f.endsWith(".uhd"));
+const graphs = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((f) => f.endsWith(".uhd"));
 const read = (file: string): string => readFileSync(path.join(folder, file), "utf8");
 
 /** The tree without places. Throws when the text does not parse. */

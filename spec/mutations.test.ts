@@ -23,7 +23,10 @@ import { typeRule } from "../ops/index.ts";
 import { generator, mutate, sourceFile, type Mutation, type MutationKind } from "./mutations.ts";
 
 const folder = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../graphs");
-const files = readdirSync(folder).filter((f) => f.endsWith(".uhd"));
+const files = readdirSync(folder, { recursive: true, encoding: "utf8" })
+  .map((f) => f.replaceAll(path.sep, "/"))
+  .filter((f) => f.endsWith(".uhd"))
+  .sort();
 const texts = new Map(files.map((f) => [f, readFileSync(path.join(folder, f), "utf8")]));
 const sources = files.map((f) => sourceFile(f, texts.get(f) ?? ""));
 
@@ -48,7 +51,7 @@ function load(root: string, changed: ReadonlyMap<string, string>): Program {
 function importsOf(root: string): readonly string[] {
   const found = new Set([root]);
   for (const file of found) {
-    for (const m of (texts.get(file) ?? "").matchAll(/from "\.\/([^"]+)"/g)) if (m[1] !== undefined) found.add(m[1]);
+    for (const m of (texts.get(file) ?? "").matchAll(/from "(\.[^"]+)"/g)) found.add(path.posix.join(path.posix.dirname(file), m[1] ?? ""));
   }
   return [...found];
 }

@@ -74,7 +74,7 @@ export function emit(
     }
     if (!(error instanceof OpTypeError)) throw error;
     // In a definition alone sizes are symbols where a use has numbers.
-    if (build.abstract && error.message.includes("known at compile time")) return errorValue;
+    if (build.abstract && (error.undecided || error.message.includes("known at compile time"))) return errorValue;
     const types = operands.map((o) => build.builder.typeOf(o.id));
     const dims = [...types.flatMap((t) => t.shape), ...Object.values(attrs).flatMap(dimsOf)];
     if (error.operand >= 0 && undecided(cx, dims)) return errorValue;

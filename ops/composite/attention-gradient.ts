@@ -305,6 +305,7 @@ function define(p: Part): OpDefinition {
           `a divisor of ${size("q", 1).text} heads`,
           typeText(operandAt(operands, 1)),
           0,
+          [size("q", 1), size("k", 1)].some((d) => dimConstant(d) === undefined),
         );
       return { dtype: "f32", shape: p.result(size) };
     },

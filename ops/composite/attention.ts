@@ -76,6 +76,7 @@ export const attention = defineOp({
         `a divisor of ${sizeAt(q.shape, 1).text} heads`,
         typeText(k),
         0,
+        [q, k].some((t) => dimConstant(sizeAt(t.shape, 1)) === undefined),
       );
     return { dtype: "f32", shape: [sizeAt(q.shape, 0), sizeAt(q.shape, 1), sizeAt(v.shape, 2)] };
   },
