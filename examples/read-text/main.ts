@@ -11,7 +11,7 @@ import { evaluate, scores, type Score } from "./evaluate.ts";
 /** Config values of each model. `uhdc explain` counts no fewer operations for `fixed` than for `uhd`. */
 export const models: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   uhd: {},
-  fixed: { sliced: "false", layers: "5", vit_width: "192", vit_heads: "6", vit_hidden: "768" },
+  fixed: { sliced: "false", layers: "5", vit_width: "192", vit_heads: "6", vit_hidden: "800" },
   unmarked: { marked: "false" },
 };
 
