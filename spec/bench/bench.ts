@@ -13,6 +13,7 @@ import { language } from "./cases/language.ts";
 import { pictures } from "./cases/pictures.ts";
 import { preprocesses } from "./cases/preprocess.ts";
 import { bundleSize, compileTime, peakMemory } from "./cases/product.ts";
+import { webgpuLayer, webgpuMatmuls } from "./cases/webgpu.ts";
 import { installPeers, noPeersVariable } from "./peers.ts";
 import { log } from "./place.ts";
 import { failedRow, table, type Engine, type Row } from "./rows.ts";
@@ -25,13 +26,15 @@ const cases: readonly Case[] = [
   layer,
   ...decoding,
   ...preprocesses,
+  ...webgpuMatmuls,
+  webgpuLayer,
   compileTime,
   bundleSize,
   peakMemory,
   pictures,
 ];
 
-const helpText = `Compares uhd with ONNX Runtime, sharp and llama.cpp, in turns on this machine, and with its own limits.
+const helpText = `Compares uhd with ONNX Runtime, TensorFlow.js, jax-js, sharp and llama.cpp, in turns on this machine, and with its own limits.
 
 npm run bench -- [options]
 

@@ -5,6 +5,7 @@ import path from "node:path";
 import { loadProgram } from "../../compiler/check/index.ts";
 import { compileGraph, type Compiled, type CompileOptions } from "../../compiler/compile.ts";
 import { renderDiagnostics } from "../../compiler/diagnostics/index.ts";
+import type { Graph } from "../../compiler/ir/graph/types.ts";
 import type { HostValue } from "../../compiler/ir/plan/host.ts";
 import { callHostFunction } from "../../compiler/ir/plan/host-eval.ts";
 import type { PlanParam } from "../../compiler/ir/plan/types.ts";
@@ -17,15 +18,19 @@ import { normals } from "./random.ts";
 export type Config = Readonly<Record<string, string | number>>;
 export type RandomWeights = ReadonlyMap<string, Tensor<"f32">>;
 
-/** `file` is a path in the project. Throws with the rendered diagnostics. */
 export function compileBench(file: string, graph: string, config: Config = {}, options: CompileOptions = {}): Compiled {
+  return compileGraph(graphOf(file, graph, config), options);
+}
+
+/** `file` is a path in the project. Throws with the rendered diagnostics. */
+export function graphOf(file: string, graph: string, config: Config = {}): Graph {
   const texts = Object.fromEntries(Object.entries(config).map(([name, value]) => [name, String(value)]));
   const program = loadProgram(path.join(root, file), { readText: (name) => readFileSync(name, "utf8"), config: texts });
   if (program.diagnostics.some((d) => d.severity === "error"))
     throw new Error(renderDiagnostics(program.diagnostics, program.sources, { color: false }));
   const found = program.graphs.get(graph);
   if (found === undefined) throw new Error(`${file} has no graph ${graph}`);
-  return compileGraph(found, options);
+  return found;
 }
 
 /** The value of a shape function of a file. */

@@ -14,6 +14,10 @@ export type PeerName = "onnxruntime-web" | "onnxruntime-node";
 
 export const onnxPeers: readonly PeerName[] = ["onnxruntime-web", "onnxruntime-node"];
 
+/** What gpu-peers.ts runs. */
+const gpuPackages = ["@jax-js/jax", "@tensorflow/tfjs-backend-webgpu", "@tensorflow/tfjs-core"] as const;
+type Package = PeerName | (typeof gpuPackages)[number];
+
 const folder = path.join(root, "spec/bench/peers");
 
 /** Tells the processes of the benches why the peers could not be installed. */
@@ -39,7 +43,7 @@ interface Ort {
 
 /** Installs what the lock file pins unless it is there; a reason when that fails. */
 export async function installPeers(): Promise<string | undefined> {
-  if (onnxPeers.every((name) => installed(name))) return undefined;
+  if ([...onnxPeers, ...gpuPackages].every((name) => installed(name))) return undefined;
   log("installing the peers (spec/bench/peers)");
   const flags = ["--ignore-scripts", "--omit-lockfile-registry-resolved", "--no-audit", "--no-fund"];
   try {
@@ -50,14 +54,14 @@ export async function installPeers(): Promise<string | undefined> {
   }
 }
 
-function wanted(name: PeerName): string {
+function wanted(name: Package): string {
   const { dependencies } = JSON.parse(readFileSync(path.join(folder, "package.json"), "utf8")) as {
     dependencies: Record<string, string>;
   };
   return dependencies[name] ?? "";
 }
 
-function installed(name: PeerName): boolean {
+function installed(name: Package): boolean {
   const file = path.join(folder, "node_modules", name, "package.json");
   return existsSync(file) && (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version === wanted(name);
 }
@@ -69,14 +73,14 @@ interface PeerModel extends AsyncDisposable {
 }
 
 /** Loads the model. Throws when the peer is not there or refuses the model. */
-export async function openOnnx(name: PeerName, graph: OnnxGraph, threads: number): Promise<PeerModel> {
+export async function openOnnx(name: PeerName, graph: OnnxGraph, threads: number, provider?: "webgpu"): Promise<PeerModel> {
   if (!installed(name)) throw new Error(process.env[noPeersVariable] ?? "it is not installed");
   const web = name === "onnxruntime-web";
   const ort = web ? await importWeb(threads) : (createRequire(path.join(folder, "package.json"))(name) as Ort);
   ort.env.logLevel = "error";
   const encoded = graph.encode(web ? "beside" : "inside");
   const session = await ort.InferenceSession.create(encoded.model, {
-    executionProviders: [web ? "wasm" : "cpu"],
+    executionProviders: [provider ?? (web ? "wasm" : "cpu")],
     graphOptimizationLevel: "all",
     intraOpNumThreads: threads,
     interOpNumThreads: 1,

@@ -3,10 +3,11 @@
 //
 // Note [Units of a GPU product]. A workgroup makes 40 rows of 128 columns. An invocation has four columns (one vector of
 // B a step) and ten rows: a value of A meets four columns and a vector of B ten rows, which is 40 multiplications for what
-// is read of B and one for each word of A. Rows of A are read four steps at a time by all neighbours alike, from where
+// is read of B and one for each word of A. Where nothing is known of the device (no subgroups) it has eight columns, since
+// what it reads may be dear. Rows of A are read four steps at a time by all neighbours alike, from where
 // they lie: every driver reads such a value once for all. B is in panels of 32 columns, so neighbours read what lies
 // together. Two ways to go over the 40 rows, with the same units, since variants share a plan:
-// - in groups: four times 32 invocations have ten rows each at the same time, and B is read from near caches four times;
+// - in groups: four groups of invocations have ten rows each at the same time, and B is read from near caches four times;
 //   for GPUs, which want many invocations;
 // - in turn: 32 invocations go over the rows, ten at a time; each lane of a subgroup reads one step of A, and the others take
 //   it from there. For drivers that run a subgroup as a vector of a CPU (small ones), where each read of a vector is many.
@@ -50,9 +51,7 @@ import { placesOf, unusedName, variable } from "./parts.ts";
 const tileRows = 10;
 const groups = 4;
 const blockRows = tileRows * groups;
-/** Invocations side by side, each with four columns. */
-const across = 32;
-const blockColumns = 4 * across;
+const blockColumns = 128;
 /** Invocations side by side in a panel. */
 const inPanel = gpuPanel / 4;
 /** So many rows at most are made panel by panel. */
@@ -64,6 +63,12 @@ export function lowerGpuMatmul(kernel: Kernel, gpu: GpuCapabilities): ImpFunctio
   return product === undefined ? undefined : new Builder(kernel, product, gpu, emitter).build();
 }
 
+/** Four columns of the result, and where they begin in B. */
+interface Columns {
+  readonly column: ImpExpr;
+  readonly b: ImpExpr;
+}
+
 class Builder {
   private readonly kernel: Kernel;
   private readonly p: Product;
@@ -71,6 +76,9 @@ class Builder {
   /** All rows of a block at once, by groups of invocations. */
   private readonly grouped: boolean;
   private readonly lanes: number;
+  /** Vectors of columns of an invocation, and invocations side by side. */
+  private readonly vectors: number;
+  private readonly across: number;
   /** Steps of A that a subgroup reads at once and exchanges; 0 where every invocation reads all. */
   private readonly exchanged: number;
   private readonly sums: string;
@@ -81,7 +89,9 @@ class Builder {
     this.p = product;
     this.emitter = emitter;
     this.grouped = gpu.subgroups === 0 || gpu.subgroups > 8;
-    this.lanes = this.grouped ? across * groups : across;
+    this.vectors = gpu.subgroups === 0 ? 2 : 1;
+    this.across = blockColumns / (4 * this.vectors);
+    this.lanes = this.grouped ? this.across * groups : this.across;
     this.exchanged = this.grouped ? 0 : gpu.subgroups;
     this.sums = unusedName(kernel.buffers, "sums");
     this.parts = unusedName(kernel.buffers, "parts");
@@ -154,44 +164,55 @@ class Builder {
     const lane = variable(laneName);
     const right = emitter.name(block, "right", binary("div", unit, blocks));
     const first = emitter.name(block, "first", mul(sub(unit, mul(right, blocks)), int(blockRows)));
-    const inRow = this.grouped ? emitter.name(block, "in_row", binary("bitand", lane, int(across - 1))) : lane;
-    const column = emitter.name(block, "column", add(mul(right, int(blockColumns)), mul(inRow, int(4))));
-    // Panels beyond the last one are not stored.
-    const panel = emitter.name(block, "panel", binary("min", binary("shr", column, int(Math.log2(gpuPanel))), lastPanel));
+    const inRow = this.grouped ? emitter.name(block, "in_row", binary("bitand", lane, int(this.across - 1))) : lane;
     const within = emitter.name(block, "within", mul(binary("bitand", inRow, int(inPanel - 1)), int(4)));
-    const b = this.columnsOf(block, panel, within, count);
+    const columns = Array.from({ length: this.vectors }, (_, v): Columns => {
+      const column = emitter.name(block, "column", add(mul(right, int(blockColumns)), mul(add(inRow, int(v * this.across)), int(4))));
+      // Panels beyond the last one are not stored.
+      const panel = emitter.name(block, "panel", binary("min", binary("shr", column, int(Math.log2(gpuPanel))), lastPanel));
+      return { column, b: this.columnsOf(block, panel, within, count) };
+    });
     if (this.grouped) {
-      const group = binary("shr", lane, int(Math.log2(across)));
+      const group = binary("shr", lane, int(Math.log2(this.across)));
       const start = emitter.name(block, "start", add(first, mul(group, int(tileRows))));
       const mine = new Block(block);
-      this.tile(mine, tileRows, start, size, b, count, column);
+      this.tile(mine, start, size, columns, count);
       block.statements.push(when(lt(start, size), mine.statements));
       return;
     }
     const end = emitter.name(block, "end", binary("min", size, add(first, int(blockRows))));
     const row = emitter.fresh("row");
     const inside = new Block(block);
-    this.tile(inside, tileRows, variable(row), size, b, count, column);
+    this.tile(inside, variable(row), size, columns, count);
     block.statements.push({ k: "for", name: row, from: first, to: end, step: tileRows, body: inside.statements });
   }
 
-  /** `rows` rows from `start` on, as many as there are, times four columns; and what is stored of them. */
-  private tile(block: Block, rows: number, start: ImpExpr, size: ImpExpr, b: ImpExpr, count: ImpExpr, column: ImpExpr): void {
+  /** The rows from `start` on, as many as there are, times the lane's columns; and what is stored of them. */
+  private tile(block: Block, start: ImpExpr, size: ImpExpr, columns: readonly Columns[], count: ImpExpr): void {
     const { emitter, p } = this;
-    const a = Array.from({ length: rows }, (_, r) => {
+    const a = Array.from({ length: tileRows }, (_, r) => {
       const row = emitter.name(block, "m", binary("min", add(start, int(r)), sub(size, int(1))));
       return emitter.name(block, "a", at(p.a.buffer, this.position(block, p.a, [[p.m.name, row]])));
     });
-    const sums = a.map(() => emitter.name(block, "sum", vector("f32x4", 0), true));
+    const sums = columns.map(() => a.map(() => emitter.name(block, "sum", vector("f32x4", 0), true)));
+    const b = columns.map((c) => c.b);
     if (this.exchanged > 0) this.exchanging(block, a, sums, b, count);
     else this.steps(block, a, sums, b, int(0), count, 4, 1);
-    for (const [r, sum] of sums.entries()) block.statements.push(store(at(this.sums, int(4 * r)), sum));
-    const end = emitter.name(block, "end", binary("min", size, add(start, int(rows))));
-    this.stores(block, start, end, column);
+    const end = emitter.name(block, "end", binary("min", size, add(start, int(tileRows))));
+    for (const [v, { column }] of columns.entries()) {
+      for (const [r, sum] of (sums[v] ?? []).entries()) block.statements.push(store(at(this.sums, int(4 * r)), sum));
+      this.stores(block, start, end, column);
+    }
   }
 
   /** sums += A · B: each lane of a subgroup reads one step of A's rows, and all take it from there. */
-  private exchanging(block: Block, a: readonly ImpExpr[], sums: readonly ImpExpr[], b: ImpExpr, count: ImpExpr): void {
+  private exchanging(
+    block: Block,
+    a: readonly ImpExpr[],
+    sums: readonly (readonly ImpExpr[])[],
+    b: readonly ImpExpr[],
+    count: ImpExpr,
+  ): void {
     const { emitter, p, exchanged } = this;
     const known = constantOf(count);
     const whole =
@@ -202,25 +223,35 @@ class Builder {
     const step = emitter.name(inside, "step", mul(add(variable(k), own), int(p.aStep)));
     const mine = a.map((from) => emitter.name(inside, "mine", load(advance(from, step), "f32")));
     for (let j = 0; j < exchanged; j++) {
-      const column = emitter.name(inside, "col", load(advance(b, mul(variable(k), int(gpuPanel))), "f32x4", j * gpuPanel));
+      const columns = this.columnsAt(inside, b, k, j);
       for (const [r, value] of mine.entries()) {
         const name = emitter.fresh("one");
         inside.statements.push({ k: "exchange", name, type: "f32", op: "from", value, lane: int(j) });
-        const sum = sums[r] ?? column;
-        const next = fma(splat({ k: "var", name, type: "f32" }), column, sum);
-        inside.statements.push({ k: "assign", name: nameOf(sum), value: next });
+        this.multiplied(inside, { k: "var", name, type: "f32" }, columns, sums, r);
       }
     }
     block.statements.push({ k: "for", name: k, from: int(0), to: whole, step: exchanged, body: inside.statements });
     if (known === undefined || known % exchanged !== 0) this.steps(block, a, sums, b, whole, count, 1, 1);
   }
 
-  /** sums += A · B for k = from, from + stride, … before `to`, `unroll` of them a round; A's rows begin at `a`, four columns of B at `b`. */
+  /** Four columns of B each, `j` steps after step `k`. */
+  private columnsAt(block: Block, b: readonly ImpExpr[], k: string, j: number): readonly ImpExpr[] {
+    return b.map((from) => this.emitter.name(block, "col", load(advance(from, mul(variable(k), int(gpuPanel))), "f32x4", j * gpuPanel)));
+  }
+
+  private multiplied(block: Block, one: ImpExpr, columns: readonly ImpExpr[], sums: readonly (readonly ImpExpr[])[], row: number): void {
+    for (const [v, column] of columns.entries()) {
+      const sum = sums[v]?.[row] ?? column;
+      block.statements.push({ k: "assign", name: nameOf(sum), value: fma(splat(one), column, sum) });
+    }
+  }
+
+  /** sums += A · B for k = from, from + stride, … before `to`, `unroll` of them a round; A's rows begin at `a`, columns of B at `b`. */
   private steps(
     block: Block,
     a: readonly ImpExpr[],
-    sums: readonly ImpExpr[],
-    b: ImpExpr,
+    sums: readonly (readonly ImpExpr[])[],
+    b: readonly ImpExpr[],
     from: ImpExpr,
     to: ImpExpr,
     unroll: 1 | 4,
@@ -230,20 +261,16 @@ class Builder {
     const round = (many: number, begin: ImpExpr, end: ImpExpr): void => {
       const k = emitter.fresh("k");
       const inside = new Block(block);
-      const columns = Array.from({ length: many }, (_, j) =>
-        emitter.name(inside, "col", load(advance(b, mul(variable(k), int(gpuPanel))), "f32x4", j * gpuPanel)),
-      );
-      const body: ImpStmt[] = [];
-      for (const [r, from_] of a.entries()) {
-        const place = advance(from_, p.aStep === 1 ? variable(k) : mul(variable(k), int(p.aStep)));
+      const columns = Array.from({ length: many }, (_, j) => this.columnsAt(inside, b, k, j));
+      for (const [r, start] of a.entries()) {
+        const place = advance(start, p.aStep === 1 ? variable(k) : mul(variable(k), int(p.aStep)));
         const four = many === 4 && p.aStep === 1 ? emitter.name(inside, "row", load(place, "f32x4")) : undefined;
-        for (const [j, column] of columns.entries()) {
-          const one = four === undefined ? load(place, "f32", j * p.aStep) : laneOf(four, j);
-          const sum = sums[r] ?? column;
-          body.push({ k: "assign", name: nameOf(sum), value: fma(splat(one), column, sum) });
+        for (const [j, some] of columns.entries()) {
+          const one = emitter.name(inside, "one", four === undefined ? load(place, "f32", j * p.aStep) : laneOf(four, j));
+          this.multiplied(inside, one, some, sums, r);
         }
       }
-      block.statements.push({ k: "for", name: k, from: begin, to: end, step: many * stride, body: [...inside.statements, ...body] });
+      block.statements.push({ k: "for", name: k, from: begin, to: end, step: many * stride, body: inside.statements });
     };
     const known = constantOf(to);
     if (unroll === 1) return round(1, from, to);
@@ -273,7 +300,7 @@ class Builder {
     const inside = new Block(block);
     const a = emitter.name(inside, "a", at(p.a.buffer, this.position(inside, p.a, [[p.m.name, variable(row)]])));
     const sum = emitter.name(inside, "sum", vector("f32x4", 0), true);
-    this.steps(inside, [a], [sum], b, part, count, 1, strides);
+    this.steps(inside, [a], [[sum]], [b], part, count, 1, strides);
     inside.statements.push(store(at(this.parts, mul(lane, int(4))), sum), { k: "barrier" });
     const total = emitter.name(inside, "total", load(at(this.parts, within), "f32x4"), true);
     const i = emitter.fresh("i");
