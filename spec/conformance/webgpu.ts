@@ -1,5 +1,5 @@
 // The conformance suite on WebGPU: fewer calls than on other devices, since a driver compiles every new kernel.
-// `UHD_GPU_RUNS` sets how many calls of each op there are, 9 otherwise; a third of that for reductions and what contains them.
+// `UHD_GPU_RUNS` sets how many calls of each op there are, 6 otherwise; a third of that for reductions and what contains them.
 
 import { afterAll } from "vitest";
 import { compileGraph, type WebGpuCompiled } from "../../compiler/compile.ts";
@@ -9,13 +9,16 @@ import type { WebGpuDevice } from "../../runtime/devices/webgpu/device.ts";
 import { gpuRows } from "./devices.ts";
 import { register } from "./suite.ts";
 
-const calls = Math.max(3, Number(process.env["UHD_GPU_RUNS"] ?? 9) || 9);
+export const gpuCalls = Math.max(3, Number(process.env["UHD_GPU_RUNS"] ?? 6) || 6);
 
 /** A software driver takes half a second for a kernel with barriers, so ops that need them get fewer calls. */
-const callsOf = (op: OpName): number => (ops[op].kind === "elementwise" || ops[op].kind === "movement" ? calls : Math.ceil(calls / 3));
+function callsOf(op: OpName, calls: number): number {
+  const { kind } = ops[op];
+  return kind === "elementwise" || kind === "movement" ? calls : Math.ceil(calls / 3);
+}
 
 /** Registers it on `found`, which is closed at the end: with fusion and without, on one device, since most kernels are the same. */
-export async function gpuConformance(driver: string, found: WebGpuDevice | string): Promise<void> {
+export async function gpuConformance(driver: string, found: WebGpuDevice | string, calls: number): Promise<void> {
   const features = typeof found === "string" ? coreFeatures : found.features;
   for (const fuse of [true, false])
     await register({
@@ -26,7 +29,7 @@ export async function gpuConformance(driver: string, found: WebGpuDevice | strin
         return { ...compiled, wgsl: compiled.wgsl.map((v) => ({ ...v, kernels: v.kernels.map(withPlainNames) })) };
       },
       declines,
-      calls: callsOf,
+      calls: (op) => callsOf(op, calls),
       // Kernels for any size serve many calls; one in four is compiled for its own.
       symbolic: (i) => (i % 4 === 3 ? "none" : "every"),
       graphs: Math.max(3, Math.floor(calls / 3)),
