@@ -2,7 +2,7 @@
 // graph from the outputs to the inputs, so every reader is decided before what it reads; legality.ts says whether a
 // value may join a kernel, and if not, why. What is here decides; kernels.ts builds.
 
-import { dimConstant } from "../ir/dim.ts";
+import { dimBounds, type DimSymbol } from "../ir/dim.ts";
 import { bytesOf } from "../ir/dtype.ts";
 import type { Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
 import { locText } from "../ir/loc.ts";
@@ -74,6 +74,7 @@ class Fuser {
   /** Values that cost nothing, through which an op is read that goes over its operands many times. */
   private readonly reread = new Set<ValueId>();
   private accepted = 0;
+  private bounds: ReadonlyMap<string, DimSymbol> | undefined;
 
   constructor(graph: Graph, options: FuseOptions) {
     this.graph = graph;
@@ -182,13 +183,17 @@ class Fuser {
     return undefined;
   }
 
+  private get symbols(): ReadonlyMap<string, DimSymbol> {
+    return (this.bounds ??= new Map(this.graph.symbols.map((s) => [s.name, s])));
+  }
+
   private get mostBuffers(): number {
     return this.options.limits?.buffers ?? Infinity;
   }
 
   /** Buffers of the kernel, with a value made in it; 0 where nothing limits them. */
   private buffersWith(g: Group, extra?: ValueId): number {
-    return this.mostBuffers === Infinity ? 0 : readBy(this.values, g, extra).size + 1;
+    return this.mostBuffers === Infinity ? 0 : readBy(this.values, g, extra, (node) => this.isTooLarge(node)).size + 1;
   }
 
   /** A view through which a kernel that could not bind all it reads sees a value that several of its operands share. */
@@ -199,7 +204,7 @@ class Fuser {
   /** Could no kernel bind it? Then it cannot be made once, and its readers read what it is made of. */
   private isTooLarge({ type: { dtype, shape } }: OpNode): boolean {
     const most = this.options.limits?.bytes ?? Infinity;
-    return shape.reduce((n, d) => n * (dimConstant(d) ?? 1), bytesOf(dtype)) > most;
+    return shape.reduce((n, d) => n * dimBounds(d, this.symbols).lower, bytesOf(dtype)) > most;
   }
 
   private readonly costs = new Map<ValueId, boolean>();

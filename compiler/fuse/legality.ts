@@ -211,10 +211,22 @@ export function hasFold(values: Values, node: OpNode): boolean {
   return chainsOf(value).length > 0;
 }
 
-/** The values that the kernel reads from memory, with `extra` made in it, as far as the graph tells: perhaps some too many. */
-export function readBy(values: Values, g: Group, extra?: ValueId): ReadonlySet<ValueId | "pack"> {
+/**
+ * The values that the kernel reads from memory, with `extra` made in it, as far as the graph tells: perhaps some too many. Of
+ * what can `never` be in memory it reads the parts.
+ */
+export function readBy(
+  values: Values,
+  g: Group,
+  extra?: ValueId,
+  never: (node: OpNode) => boolean = () => false,
+): ReadonlySet<ValueId | "pack"> {
   const found = new Set<ValueId | "pack">();
   const seen = new Set<ValueId>();
+  const isNever = (id: ValueId): boolean => {
+    const node = nodeOf(values, id);
+    return node.kind === "op" && never(node);
+  };
   const visit = (id: ValueId): void => {
     const node = nodeOf(values, id);
     if (seen.has(id) || node.kind !== "op") return;
@@ -224,7 +236,7 @@ export function readBy(values: Values, g: Group, extra?: ValueId): ReadonlySet<V
       // A state that is written in place is not read.
       if (i === 0 && values.inPlace?.has(id) === true && opOf(node.op).overwrites !== undefined) continue;
       if (multiplies && i === 1) found.add("pack");
-      else if (g.inlined.has(o) || o === extra) visit(o);
+      else if (g.inlined.has(o) || o === extra || isNever(o)) visit(o);
       else if (!isSplat(nodeOf(values, bufferOf(values, o)))) found.add(bufferOf(values, o));
     }
   };
