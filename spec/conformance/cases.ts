@@ -36,9 +36,25 @@ export function caseOf(op: OpName, sample: OpSample, symbolic: Symbolic): OpCase
 /** Half of the calls have sizes known when they are compiled. */
 export const mixed = (i: number): Symbolic => (i % 2 === 1 ? "first" : "none");
 
-/** `count` calls of `op`, the same for the same seed. */
-export function generatedCases(op: OpName, count: number, seed: number, symbolic = mixed): readonly OpCase[] {
-  return fc.sample(ops[op].samples(fc), { numRuns: count, seed }).map((sample, i) => caseOf(op, sample, symbolic(i)));
+/** `count` calls of `op`, the same for the same seed, with operands as `change` makes them. */
+export function generatedCases(
+  op: OpName,
+  count: number,
+  seed: number,
+  symbolic = mixed,
+  change = (sample: OpSample): OpSample => sample,
+): readonly OpCase[] {
+  return fc.sample(ops[op].samples(fc), { numRuns: count, seed }).map((sample, i) => caseOf(op, change(sample), symbolic(i)));
+}
+
+/** The smallest normal f32. */
+export const smallestNormal = 2 ** -126;
+
+/** The call with zeros, of the same sign, for f32 numbers that are not normal. */
+export function withoutSubnormals(sample: OpSample): OpSample {
+  const normal = (x: number): number => (Math.abs(x) < smallestNormal ? x * 0 : x);
+  const ofNormals = (t: RefTensor): RefTensor => (t.dtype === "f32" || t.dtype === "bf16" ? { ...t, data: t.data.map(normal) } : t);
+  return { ...sample, operands: sample.operands.map(ofNormals) };
 }
 
 /** Adds the calls to one graph. */

@@ -7,10 +7,10 @@ import { compileGraph } from "../../compiler/compile.ts";
 import type { Graph } from "../../compiler/ir/graph/types.ts";
 import { evalGraph } from "../../compiler/ir/graph/eval.ts";
 import { isFloat } from "../../compiler/ir/dtype.ts";
-import type { RefTensor } from "../../ops/define.ts";
+import type { OpSample, RefTensor } from "../../ops/define.ts";
 import { opNames, ops, referenceOf, type OpName } from "../../ops/index.ts";
 import { Session } from "../../runtime/session.ts";
-import { batchOf, caseOf, generatedCases, mixed, type OpCase, type Symbolic } from "./cases.ts";
+import { batchOf, caseOf, generatedCases, mixed, smallestNormal, withoutSubnormals, type OpCase, type Symbolic } from "./cases.ts";
 import { difference } from "./compare.ts";
 import type { Artefact } from "../../runtime/artefact.ts";
 import { deviceRows, type DeviceRow } from "./devices.ts";
@@ -32,6 +32,8 @@ export interface Suite<C extends Artefact> {
   calls(op: OpName): number;
   /** Which sizes of a call are symbols, by its number. */
   readonly symbolic: (i: number) => Symbolic;
+  /** Whether devices may take f32 numbers below the smallest normal one for zeros, operands and results, as WGSL lets drivers do. */
+  readonly flushes?: boolean;
   /** Generated graphs. They are compiled one by one, so there are fewer. */
   readonly graphs: number;
 }
@@ -61,10 +63,15 @@ async function runOn<C extends Artefact>(row: DeviceRow<C>, compiled: C, inputs:
 }
 
 /** What is wrong with the result of case `c`, if anything. */
-function wrong(c: OpCase, found: RefTensor | undefined): string | undefined {
+function wrong(c: OpCase, found: RefTensor | undefined, flushes = false): string | undefined {
   const op = ops[c.op];
   if (found === undefined) return "there is no result";
-  return difference(c.expected, found, op.tolerance, op.kind === "elementwise" || op.kind === "movement");
+  const tolerance = flushes ? { ...op.tolerance, absolute: op.tolerance.absolute + smallestNormal } : op.tolerance;
+  return difference(c.expected, found, tolerance, op.kind === "elementwise" || op.kind === "movement");
+}
+
+function operandsFor(flushes: boolean | undefined): (sample: OpSample) => OpSample {
+  return flushes === true ? withoutSubnormals : (sample) => sample;
 }
 
 /** The smallest failing call like `c`, as text; undefined when a call alone does not fail. */
@@ -72,9 +79,9 @@ async function shrunk<C extends Artefact>(name: OpName, row: DeviceRow<C>, suite
   const calls = fc.tuple(ops[name].samples(fc), fc.constantFrom<Symbolic>("none", "first", "every"));
   const report = await fc.check(
     fc.asyncProperty(calls, async ([sample, symbolic]) => {
-      const batch = batchOf([caseOf(name, sample, symbolic)]);
+      const batch = batchOf([caseOf(name, operandsFor(suite.flushes)(sample), symbolic)]);
       const outputs = await runOn(row, suite.compile(batch.graph), batch.inputs, {});
-      const message = batch.cases[0] === undefined ? undefined : wrong(batch.cases[0], outputs.c0);
+      const message = batch.cases[0] === undefined ? undefined : wrong(batch.cases[0], outputs.c0, suite.flushes);
       if (message !== undefined) throw new Error(message);
     }),
     { numRuns: runs, seed, interruptAfterTimeLimit: 30_000 },
@@ -131,7 +138,7 @@ export async function register<C extends Artefact>(suite: Suite<C>): Promise<voi
   describe(`every op, ${title}, is what its reference says`, () => {
     for (const name of opNames)
       test(name, { timeout: 600_000 }, async (context) => {
-        const cases = generatedCases(name, suite.calls(name), seed, suite.symbolic);
+        const cases = generatedCases(name, suite.calls(name), seed, suite.symbolic, operandsFor(suite.flushes));
         for (let first = 0; first < cases.length; first += batchSize) {
           const batch = batchOf(cases.slice(first, first + batchSize));
           const compiled = suite.compile(batch.graph);
@@ -143,7 +150,7 @@ export async function register<C extends Artefact>(suite: Suite<C>): Promise<voi
           for (const { row, tally } of ready) {
             const outputs = await runOn(row, compiled, batch.inputs, {});
             for (const [i, c] of batch.cases.entries()) {
-              const message = wrong(c, outputs[`c${i}`]);
+              const message = wrong(c, outputs[`c${i}`], suite.flushes);
               if (message !== undefined) {
                 const smaller = await shrunk(name, row, suite);
                 throw new Error(

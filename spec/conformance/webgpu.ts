@@ -29,6 +29,7 @@ export async function gpuConformance(driver: string, found: WebGpuDevice | strin
         return { ...compiled, wgsl: compiled.wgsl.map((v) => ({ ...v, kernels: v.kernels.map(withPlainNames) })) };
       },
       declines,
+      flushes: true,
       calls: (op) => callsOf(op, calls),
       // Kernels for any size serve many calls; one in four is compiled for its own.
       symbolic: (i) => (i % 4 === 3 ? "none" : "every"),
