@@ -1,5 +1,5 @@
 // The build: the command line and the compiler's module share chunks, so that `uhdc --help` loads nothing of the
-// compiler; the runtime is one file of its own that shares nothing with them. Declarations are made by
+// compiler; the runtime's entries share nothing with them. Declarations are made by
 // `tsc -p tsconfig.types.json`. Run it with `node esbuild.config.js [FOLDER]`.
 
 import { chmod, readdir, readFile, rm, writeFile } from "node:fs/promises";
@@ -27,7 +27,13 @@ const common = {
 /** Writes dist's JavaScript to `outdir`, and the licences of the packages that are in it. */
 async function buildAll(outdir) {
   const results = await Promise.all([
-    build({ ...common, outdir, entryPoints: ["runtime/index.ts"] }),
+    build({
+      ...common,
+      outdir,
+      entryPoints: ["runtime/index.ts", "runtime/webgpu.ts", "runtime/train.ts"],
+      splitting: true,
+      chunkNames: "runtime/chunks/[name]-[hash]",
+    }),
     build({
       ...common,
       outdir,

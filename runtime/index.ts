@@ -1,4 +1,5 @@
-// The runtime's public interface: what an application ships beside an artefact. The compiler is not here.
+// The runtime's public interface: what an application ships beside an artefact. The compiler is not here. GPUs (webgpu.ts)
+// and training (train.ts) are entries of their own, so that who needs neither ships neither.
 
 export { artefactInMemory, loadArtefact, type Artefact } from "./artefact.ts";
 export type {
@@ -13,12 +14,9 @@ export type {
   WgslKernelCode,
   WgslVariant,
 } from "./device.ts";
-export { chooseDevice, type ChooseOptions, type ChosenDevice, type Target } from "./devices/choose.ts";
 export { WasmDevice, type WasmDeviceOptions } from "./devices/wasm/device.ts";
 export type { SimdChoice } from "./devices/wasm/module.ts";
 export type { SpawnWorker, WorkerEvents, WorkerHandle } from "./devices/wasm/workers.ts";
-export type { GpuFeatures, GpuOptions, OptionalFeature } from "./devices/webgpu/adapter.ts";
-export { WebGpuDevice, type WebGpuDeviceOptions } from "./devices/webgpu/device.ts";
 export {
   AdapterError,
   ArtefactError,
@@ -80,8 +78,6 @@ export {
   type TokenizerOptions,
   type TokenizersLibrary,
 } from "./text/tokenizer.ts";
-export { Trainer } from "./train/trainer.ts";
-export type { Recipe, StepInputs, StepOptions, StepResult, TrainerOptions, TrainingArtefact } from "./train/types.ts";
 export { defaultInit, seededElements, type Init } from "./weights/init.ts";
 export { openCheckpoint, type Checkpoint } from "./weights/checkpoint.ts";
 export { openGguf, readGgufArray, type GgufArray, type GgufFile, type GgufTensor, type GgufValue } from "./weights/gguf.ts";
