@@ -144,7 +144,7 @@ describe("an application of the runtime", () => {
     for (const close of ["await device.close();", ""]) {
       const { status, stdout } = start(
         "main.js",
-        `import { WebGpuDevice } from "uhd";
+        `import { WebGpuDevice } from "uhd/webgpu";
 const device = await WebGpuDevice.create();
 const buffer = device.alloc(64);
 await device.write(buffer, 0, new Uint8Array(64).fill(7));
@@ -160,7 +160,8 @@ ${close}`,
   test("without the package gets an AdapterError that says so", () => {
     const { stdout } = start(
       "main.js",
-      `import { AdapterError, chooseDevice, WebGpuDevice } from "uhd";
+      `import { AdapterError } from "uhd";
+import { chooseDevice, WebGpuDevice } from "uhd/webgpu";
 const error = await WebGpuDevice.create().catch((e) => e);
 console.log(error instanceof AdapterError, error.code, error.message);
 const chosen = await chooseDevice({ name: "auto", threads: 1 });

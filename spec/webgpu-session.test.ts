@@ -22,7 +22,11 @@ afterEach(async () => {
   for (const d of open.splice(0)) await d.close();
 });
 
-/** Resident bytes when nothing waits to be collected: a heap that has not been cleaned up yet is no leak. */
+/**
+ * Resident bytes when nothing waits to be collected: a heap that has not been cleaned up yet is no leak. What waits between
+ * two collections decides how far the process has once grown, and of that a part stays resident for good: readings compare
+ * only where as many runs lie between collections. (Left to itself the process swings between 355 and 430 MiB for 40,000 runs.)
+ */
 function resident(): number {
   setFlagsFromString("--expose-gc");
   const collect = runInNewContext("gc") as () => void;
@@ -105,8 +109,13 @@ describe("a session on WebGPU", () => {
     await use(1000);
     const [used, rss] = [d.used, resident()];
     let dispatches = 0;
-    for (let round = 0; dispatches < 10_000 || round === 0; round++) dispatches += await use(1000);
+    let last = rss;
+    for (let round = 0; round < 10 || dispatches < 10_000; round++) {
+      dispatches += await use(1000);
+      last = resident();
+    }
     expect(d.used).toBe(used);
-    expect(resident() - rss).toBeLessThan(64 * 2 ** 20);
+    // 1 to 5 MiB were measured; 3 KiB kept of each of 10,000 runs would be 30.
+    expect(last - rss).toBeLessThan(24 * 2 ** 20);
   }, 180_000);
 });
