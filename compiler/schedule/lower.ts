@@ -16,6 +16,7 @@ import { lowerGpu } from "./gpu/lower.ts";
 import { lowerMatmul } from "./matmul.ts";
 import { mergeAxes } from "./merge.ts";
 import { lowerQuantised } from "./quantised.ts";
+import { lowerScatter } from "./scatter.ts";
 
 export interface Lowered {
   readonly fn: ImpFunction;
@@ -32,7 +33,7 @@ export function lower(kernel: Kernel, capabilities: Capabilities): Lowered {
   if (capabilities.gpu !== undefined) return lowerGpu(kernel, capabilities);
   const built =
     kernel.pattern === undefined
-      ? lowerAttentionGradient(kernel, capabilities)
+      ? (lowerAttentionGradient(kernel, capabilities) ?? lowerScatter(kernel, capabilities))
       : kernel.pattern.k === "matmul"
         ? lowerMatmul(kernel, capabilities)
         : kernel.pattern.k === "quantised"
