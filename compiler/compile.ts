@@ -12,6 +12,7 @@ import { bytesOf } from "./ir/dtype.ts";
 import { locText } from "./ir/loc.ts";
 import type { Graph } from "./ir/graph/types.ts";
 import { printGraph } from "./ir/graph/print.ts";
+import { verifyGraph } from "./ir/graph/verify.ts";
 import type { ImpFunction } from "./ir/imp/types.ts";
 import { printImp } from "./ir/imp/print.ts";
 import { verifyImp } from "./ir/imp/verify.ts";
@@ -21,7 +22,7 @@ import { verifyKernel } from "./ir/kernel/verify.ts";
 import { printPlan } from "./ir/plan/print.ts";
 import type { Plan } from "./ir/plan/types.ts";
 import { verifyPlan } from "./ir/plan/verify.ts";
-import { group, type Declined as DeclinedValue } from "./fuse/groups.ts";
+import { group, type Declined as DeclinedValue, type FuseOptions } from "./fuse/groups.ts";
 import { KernelTemplates, type TemplatedKernel } from "./fuse/templates.ts";
 import { attentionPairs } from "./fuse/work.ts";
 import { makePlan, type Dispatch } from "./memory/plan.ts";
@@ -32,6 +33,7 @@ import type { Quantise, Unquantised } from "./passes/quantise.ts";
 import { cpuPanel, gpuPanel, type Capabilities } from "./schedule/capabilities.ts";
 import { lower, type Lowered } from "./schedule/lower.ts";
 import { withRoundedRows } from "./schedule/quantised.ts";
+import { typeRule } from "../ops/index.ts";
 
 interface CommonOptions {
   /** Default true. False: one kernel for each operation. */
@@ -45,6 +47,8 @@ interface CommonOptions {
    * 16 bits (Note [Error of rounded rows] in schedule/quantised-integers.ts); "f32": not rounded, slower.
    */
   readonly activations?: "int16" | "f32" | undefined;
+  /** Follows all passes: sees the graph as fusion will, and is told how that groups. */
+  readonly last?: ((graph: Graph, fusion: FuseOptions) => Graph) | undefined;
   /** Sees the text of the program after each pass, by the pass's name. */
   readonly dump?: ((pass: string, text: () => string) => void) | undefined;
 }
@@ -157,14 +161,20 @@ interface Made {
 function compiled(source: Graph, options: CommonOptions, variants: readonly Capabilities[], { panel, limits }: Layouts): Made {
   const fuse = options.fuse !== false;
   const unquantised: Unquantised[] = [];
-  const graph = runPasses(source, {
+  const passed = runPasses(source, {
     merge: fuse,
     quantise: options.quantise,
     onKept: (kept) => unquantised.push(kept),
     dump: (pass, g) => options.dump?.(pass, () => printGraph(g)),
     limits,
   });
-  const grouping = group(graph, { fuse, gas: options.fusionGas, panel, limits });
+  const fusion: FuseOptions = { fuse, gas: options.fusionGas, panel, limits };
+  const graph = options.last === undefined ? passed : options.last(passed, fusion);
+  if (graph !== passed) {
+    sound("last", graph.name, verifyGraph(graph, typeRule));
+    options.dump?.("last", () => printGraph(graph));
+  }
+  const grouping = group(graph, fusion);
   const packed = new Set(grouping.groups.flatMap((g) => (g.packs === undefined ? [] : [g.packs])));
   const templates = new KernelTemplates(grouping.values, packed);
   const built = grouping.groups.map((g) => templates.build(g));

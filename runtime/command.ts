@@ -5,18 +5,6 @@ import type { BufferId, Plan, Step } from "../compiler/ir/plan/types.ts";
 import type { Binding, Command, KernelModule } from "./device.ts";
 import { ArtefactError } from "./errors.ts";
 
-/** Every buffer a step reads or writes. */
-export function stepBuffers(step: Step): readonly BufferId[] {
-  switch (step.k) {
-    case "dispatch":
-      return step.buffers;
-    case "copy":
-      return [step.from, step.to];
-    default:
-      return step satisfies never;
-  }
-}
-
 const parsed = new Map<string, Dim>();
 
 /** The value of a dim's text. Texts repeat from step to step and run to run: each is parsed once. */

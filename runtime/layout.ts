@@ -7,6 +7,7 @@ import { tableData } from "../compiler/ir/plan/host-eval.ts";
 import { dimParse, dimSymbols, type DimEnv } from "../compiler/ir/dim.ts";
 import { bytesOf } from "../compiler/ir/dtype.ts";
 import type { HostValue } from "../compiler/ir/plan/host.ts";
+import { placeBlock } from "../compiler/ir/plan/memory.ts";
 import type { BufferId, Plan, PlanBuffer, Step } from "../compiler/ir/plan/types.ts";
 import { commandOf, sizeOf } from "./command.ts";
 import type { Binding, Command, DeviceBuffer, KernelModule } from "./device.ts";
@@ -15,9 +16,6 @@ import { elementCount, typeText } from "./tensor.ts";
 
 /** Layouts that are kept. */
 const kept = 8;
-
-/** Kernels may read this far past the end of every buffer. */
-const slackBytes = 64;
 
 export class Layouts {
   readonly #plan: Plan;
@@ -84,17 +82,9 @@ export class Layout {
       this.bytes = before.bytes;
       return;
     }
-    const offsets = new Map<BufferId, number>();
-    let at = this.bound.arenaBytes;
-    for (const [id, { place }] of plan.buffers.entries()) {
-      if (place.k === "arena") offsets.set(id, this.bound.buffers[id]?.offset ?? 0);
-      if (place.k !== "input" && place.k !== "output" && place.k !== "table") continue;
-      at = Math.ceil(at / alignment) * alignment;
-      offsets.set(id, at);
-      at += this.allocatedBytes(id) + slackBytes;
-    }
+    const { offsets, bytes } = placeBlock(plan, this.bound);
     this.#offsets = offsets;
-    this.bytes = at;
+    this.bytes = bytes;
   }
 
   /** What shape code puts on the device; computed when it is first asked for, since it may be large. */

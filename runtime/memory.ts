@@ -1,9 +1,9 @@
 // Says no, before anything is allocated, to a run that needs more memory than there is. Does not allocate.
 
+import { isKept } from "../compiler/ir/plan/memory.ts";
 import type { Plan } from "../compiler/ir/plan/types.ts";
 import { formatBytes, ResourceError } from "./errors.ts";
 import type { Layout } from "./layout.ts";
-import { isKept } from "./prepare.ts";
 import { typeText } from "./tensor.ts";
 
 /** Throws ResourceError, naming the largest value, unless `weights` bytes and a run of this layout fit in `available`. */

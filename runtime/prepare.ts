@@ -2,10 +2,10 @@
 // parameter is read just before the first step that uses it, and its place is reused after the last one,
 // unless a run uses it too. Reading goes straight into the device's memory where that is possible.
 
-import { dimConstant, dimParse } from "../compiler/ir/dim.ts";
 import { bytesOf } from "../compiler/ir/dtype.ts";
+import { isKept, keptBytes, stepBuffers, usesOf, weightsMemory } from "../compiler/ir/plan/memory.ts";
 import type { BufferId, Plan, PlanBuffer, PlanParam, Step } from "../compiler/ir/plan/types.ts";
-import { commandOf, stepBuffers } from "./command.ts";
+import { commandOf } from "./command.ts";
 import type { Binding, Device, DeviceBuffer, KernelModule } from "./device.ts";
 import { ArtefactError, formatBytes, ResourceError } from "./errors.ts";
 import { arrays, elementCount, typeText } from "./tensor.ts";
@@ -45,91 +45,6 @@ export class Weights {
   }
 }
 
-/** The shape of a buffer that does not depend on inputs. */
-function staticShape(buffer: PlanBuffer): readonly number[] {
-  return buffer.shape.map((text) => {
-    const size = dimConstant(dimParse(text));
-    if (size === undefined || size < 0)
-      throw new ArtefactError(`buffer ${buffer.name} is kept between runs, and its size ${text} is not constant`);
-    return size;
-  });
-}
-
-function staticBytes(buffer: PlanBuffer): number {
-  return (elementCount(staticShape(buffer)) + buffer.slack) * bytesOf(buffer.dtype);
-}
-
-/** Whether a run finds the buffer on the device instead of in its arena. */
-export function isKept(buffer: PlanBuffer): boolean {
-  switch (buffer.place.k) {
-    case "param":
-    case "constant":
-    case "persistent":
-    case "state":
-      return true;
-    case "input":
-    case "output":
-    case "table":
-    case "arena":
-      return false;
-    default:
-      return buffer.place satisfies never;
-  }
-}
-
-interface Use {
-  readonly kept: boolean;
-  /** Last step of `prepare` that names it; -1 when none does. */
-  last: number;
-}
-
-/** Who needs which buffer for how long. */
-function usesOf(plan: Plan): ReadonlyMap<BufferId, Use> {
-  const uses = new Map<BufferId, Use>();
-  const inRuns = new Set([
-    ...plan.steps.flatMap(stepBuffers),
-    ...plan.outputs.map((o) => o.buffer),
-    ...plan.states.flatMap((s) => (s.update === undefined ? [s.buffer] : [s.buffer, s.update])),
-  ]);
-  for (const id of inRuns) {
-    const buffer = plan.buffers[id];
-    if (buffer !== undefined && isKept(buffer)) uses.set(id, { kept: true, last: -1 });
-  }
-  for (const [i, step] of plan.prepare.entries()) {
-    for (const id of stepBuffers(step)) {
-      const use = uses.get(id);
-      if (use === undefined) uses.set(id, { kept: false, last: i });
-      else use.last = i;
-    }
-  }
-  return uses;
-}
-
-/** Bytes that stay, and the most that `prepare` holds at any moment. */
-export function weightsMemory(plan: Plan): { readonly kept: number; readonly peak: number } {
-  const uses = usesOf(plan);
-  const size = (id: BufferId): number => staticBytes(bufferOf(plan, id));
-  let kept = 0;
-  for (const [id, use] of uses) if (use.kept) kept += size(id);
-  let now = kept;
-  let peak = kept;
-  const alive = new Set<BufferId>();
-  for (const [i, step] of plan.prepare.entries()) {
-    for (const id of stepBuffers(step)) {
-      if (uses.get(id)?.kept === true || alive.has(id)) continue;
-      alive.add(id);
-      now += size(id);
-    }
-    peak = Math.max(peak, now);
-    for (const id of [...alive]) {
-      if (uses.get(id)?.last !== i) continue;
-      alive.delete(id);
-      now -= size(id);
-    }
-  }
-  return { kept, peak };
-}
-
 function bufferOf(plan: Plan, id: BufferId): PlanBuffer {
   const buffer = plan.buffers[id];
   if (buffer === undefined) throw new ArtefactError(`plan ${plan.name} has no buffer ${id}`);
@@ -146,10 +61,10 @@ export async function prepare(
 ): Promise<Weights> {
   const { peak } = weightsMemory(plan);
   if (peak > options.limit) {
-    const largest = plan.buffers.filter(isKept).reduce((a, b) => (staticBytes(a) >= staticBytes(b) ? a : b));
+    const largest = plan.buffers.filter(isKept).reduce((a, b) => (keptBytes(a) >= keptBytes(b) ? a : b));
     throw new ResourceError(
       `the weights of ${plan.name} need ${formatBytes(peak)} and there are ${formatBytes(options.limit)}; ` +
-        `the largest is ${largest.name}, ${typeText(largest.dtype, largest.shape)}, ${formatBytes(staticBytes(largest))}`,
+        `the largest is ${largest.name}, ${typeText(largest.dtype, largest.shape)}, ${formatBytes(keptBytes(largest))}`,
       peak,
       options.limit,
     );
@@ -164,7 +79,7 @@ export async function prepare(
   /** The buffer's place, with its contents where it has any of its own. */
   const ready = async (id: BufferId): Promise<DeviceBuffer> => {
     const buffer = bufferOf(plan, id);
-    const place = places.get(id) ?? device.alloc(staticBytes(buffer));
+    const place = places.get(id) ?? device.alloc(keptBytes(buffer));
     places.set(id, place);
     if (filled.has(id)) return place;
     filled.add(id);
@@ -181,7 +96,7 @@ export async function prepare(
 
   try {
     // What stays goes to the bottom of the memory, so that what does not leaves one large hole above it.
-    for (const [id, use] of uses) if (use.kept) places.set(id, device.alloc(staticBytes(bufferOf(plan, id))));
+    for (const [id, use] of uses) if (use.kept) places.set(id, device.alloc(keptBytes(bufferOf(plan, id))));
     for (const [i, step] of plan.prepare.entries()) {
       options.signal?.throwIfAborted();
       const bindings = new Map<BufferId, Binding>();
@@ -220,7 +135,7 @@ function prepareCommand(
 }
 
 function constantBytes(buffer: PlanBuffer, data: readonly number[]): Uint8Array {
-  const count = elementCount(staticShape(buffer));
+  const count = keptBytes(buffer) / bytesOf(buffer.dtype) - buffer.slack;
   if (data.length !== count) throw new ArtefactError(`constant ${buffer.name} has ${data.length} values instead of ${count}`);
   const elements = new arrays[buffer.dtype](new ArrayBuffer(count * bytesOf(buffer.dtype)), 0, count);
   elements.set(data);

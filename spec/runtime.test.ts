@@ -13,7 +13,7 @@ import type { Plan, PlanBuffer, Step } from "../compiler/ir/plan/types.ts";
 import { artefactInMemory, loadArtefact, type Artefact } from "../runtime/artefact.ts";
 import { WasmDevice } from "../runtime/devices/wasm/device.ts";
 import { ArtefactError, DeviceError, InputError, ResourceError, WeightsError } from "../runtime/errors.ts";
-import { weightsMemory } from "../runtime/prepare.ts";
+import { weightsMemory } from "../compiler/ir/plan/memory.ts";
 import { Session, type Progress, type SessionOptions } from "../runtime/session.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 import { writeSafetensors } from "../runtime/weights/safetensors.ts";

@@ -18,7 +18,7 @@ import { limitsOf } from "./limits.ts";
 export interface Dispatch {
   readonly built: BuiltKernel;
   /** The kernel's function, one for all dispatches of the same kernel. */
-  readonly fn: ImpFunction;
+  readonly fn: Pick<ImpFunction, "name" | "dims" | "units">;
   /** Bytes of private memory a thread needs; the most that any variant of the function does. */
   readonly scratch: Dim;
 }

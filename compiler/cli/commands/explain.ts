@@ -2,7 +2,6 @@
 // operations, bytes, the places of values in memory, and why neighbours were not fused. Runs nothing on a device;
 // sizes and places come from the same function that the runtime uses.
 
-import { weightsMemory } from "../../../runtime/prepare.ts";
 import { Layout } from "../../../runtime/layout.ts";
 import type { Compiled, Declined } from "../../compile.ts";
 import { usefulFlops } from "../../fuse/work.ts";
@@ -11,6 +10,7 @@ import { bytesOf } from "../../ir/dtype.ts";
 import { givenTypeText, misgiven, type GivenType } from "../../ir/plan/given.ts";
 import type { HostValue } from "../../ir/plan/host.ts";
 import { runHostProgram } from "../../ir/plan/host-eval.ts";
+import { weightsMemory } from "../../ir/plan/memory.ts";
 import type { Plan, PlanBuffer, PlanParam, Step } from "../../ir/plan/types.ts";
 import type { Recipe } from "../../ir/plan/training.ts";
 import { compileTraining, type CompiledTraining } from "../../train/index.ts";
