@@ -13,6 +13,7 @@ import { language } from "./cases/language.ts";
 import { pictures } from "./cases/pictures.ts";
 import { preprocesses } from "./cases/preprocess.ts";
 import { bundleSize, compileTime, peakMemory } from "./cases/product.ts";
+import { trainingLayer, trainingStep } from "./cases/training.ts";
 import { webgpuLayer, webgpuMatmuls } from "./cases/webgpu.ts";
 import { installPeers, noPeersVariable } from "./peers.ts";
 import { log } from "./place.ts";
@@ -28,13 +29,16 @@ const cases: readonly Case[] = [
   ...preprocesses,
   ...webgpuMatmuls,
   webgpuLayer,
+  trainingStep,
+  trainingLayer,
   compileTime,
   bundleSize,
   peakMemory,
   pictures,
 ];
 
-const helpText = `Compares uhd with ONNX Runtime, TensorFlow.js, jax-js, sharp and llama.cpp, in turns on this machine, and with its own limits.
+const helpText = `Compares uhd with ONNX Runtime, TensorFlow.js, jax-js, sharp, llama.cpp and PyTorch (of the Python that UHD_PYTHON names), in turns
+on this machine, and with its own limits.
 
 npm run bench -- [options]
 

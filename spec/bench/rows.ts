@@ -12,7 +12,7 @@ export interface Row {
   readonly peerName: string;
   /** peer / ours, the median over rounds: above 1 ours is better. */
   readonly ratio: number | null;
-  readonly unit: "ms" | "bytes";
+  readonly unit: "ms" | "bytes" | "kernels";
   /** Absent for what is measured once. */
   readonly spread?: { readonly ours: Spread; readonly peer: Spread; readonly ratio: Spread };
   readonly rounds: number;
@@ -41,6 +41,7 @@ export function failedRow(name: string, threads: number, engine: string, failure
 /** Three significant digits, and a larger unit where that reads better. */
 export function quantity(value: number | null, unit: Row["unit"]): string {
   if (value === null) return "–";
+  if (unit === "kernels") return String(value);
   if (unit === "ms") return value >= 10_000 ? `${(value / 1000).toFixed(1)} s` : `${significant(value)} ms`;
   if (value >= 1e6) return `${significant(value / 1e6)} MB`;
   return `${(value / 1e3).toFixed(1)} kB`;
