@@ -1,11 +1,13 @@
 // Text from a language model's graph: conversations in, pieces of the answers out, as they come. Tokens are chosen on the
 // device, so that only ids cross to the host. Turns that continue a conversation reuse the key-value cache; several
-// conversations go through the weights together; a search follows several beams. Takes no pictures (runtime/model).
+// conversations go through the weights together; a search follows several beams. Photos are pixels here; their files, and
+// where they stand in a conversation, are runtime/model's.
 
 import { InputError, TextError } from "./errors.ts";
 import { batch, type BatchPiece } from "./generate/batch.ts";
 import { continuationCount } from "./generate/beams.ts";
-import { engineOf, type Engine } from "./generate/engine.ts";
+import type { Engine } from "./generate/engine.ts";
+import { engineOf } from "./generate/engines.ts";
 import { settingsOf, type GenerateOptions, type Settings } from "./generate/options.ts";
 import { Given, type PromptPart } from "./generate/prompt.ts";
 import { Sequence } from "./generate/rows.ts";
@@ -46,7 +48,7 @@ export class LanguageModel implements AsyncDisposable {
     this.template = template;
     this.context = engine.capacity;
     this.#runner = new Runner(engine);
-    this.#given = new Given(engine.width);
+    this.#given = new Given(engine);
     engine.given = this.#given.rows;
   }
 
@@ -55,6 +57,11 @@ export class LanguageModel implements AsyncDisposable {
     const engine = engineOf(session);
     checkVocabulary(tokenizer, engine.vocabulary);
     return new LanguageModel(session, tokenizer, template, engine);
+  }
+
+  /** Channels of a photo; undefined where the graph takes none. */
+  get channels(): number | undefined {
+    return this.#runner.engine.photos?.channels;
   }
 
   /** Most beams of a search. */
@@ -69,8 +76,8 @@ export class LanguageModel implements AsyncDisposable {
   }
 
   /**
-   * The assistant's next turn, in pieces that are not empty: of a conversation, or behind tokens and rows of embeddings
-   * (a picture's visual sequence) as they are. Throws InputError for options that are out of range or that
+   * The assistant's next turn, in pieces that are not empty: of a conversation without pictures, or behind tokens, rows of
+   * embeddings (a picture's visual sequence) and photos as they are. Throws InputError for options that are out of range or that
    * the graph does not have, TextError when the conversation is longer than the context, or when another answer is
    * still being made.
    */
@@ -103,8 +110,13 @@ export class LanguageModel implements AsyncDisposable {
 
   #encode(prompt: Prompt): readonly number[] {
     const ids = isConversation(prompt) ? this.tokenizer.encode(this.template.render(prompt)) : this.#given.idsOf(prompt);
-    if (ids.length >= this.context)
-      throw new TextError(`the conversation is ${ids.length} tokens long, and the context holds ${this.context}: leave out its beginning`);
+    if (ids.length >= this.context) {
+      const shown = this.#given.photoRows(ids);
+      const images = shown > 0 ? `, ${shown} of them for its images` : "";
+      throw new TextError(
+        `the conversation is ${ids.length} tokens long${images}, and the context holds ${this.context}: leave out its beginning`,
+      );
+    }
     if (ids.length === 0) throw new TextError("the conversation is empty");
     return ids;
   }
@@ -113,12 +125,12 @@ export class LanguageModel implements AsyncDisposable {
     const settings = settingsOf(options);
     const { samples } = this.#runner.engine;
     const lacks = (what: string): InputError =>
-      new InputError(`${this.session.plan.name} has no ${what}: it takes a graph like graphs/llama-chat.uhd`);
+      new InputError(`${this.session.plan.name} has no ${what}: it takes a graph like graphs/llama-chat.uhd or graphs/llava-uhd-chat.uhd`);
     if (settings.sample && !samples) throw lacks("sampling");
     if (settings.repetitionPenalty !== 1 && !samples) throw lacks("penalty for repetition");
     if (settings.numBeams > this.mostBeams)
       throw new InputError(
-        `numBeams is ${settings.numBeams}, and ${this.session.plan.name} has ${this.mostBeams}: compile graphs/llama-chat.uhd with sequences and candidates for more`,
+        `numBeams is ${settings.numBeams}, and ${this.session.plan.name} has ${this.mostBeams}: compile graphs/llama-chat.uhd or graphs/llava-uhd-chat.uhd with sequences and candidates for more`,
       );
     return settings;
   }
@@ -137,9 +149,10 @@ export class LanguageModel implements AsyncDisposable {
   /** The kept conversation, cut to what `ids` begins with, with the rest of them. The last is always new: it is asked about. */
   #continued(ids: readonly number[]): Sequence {
     const kept = this.#kept;
-    this.#given.keep(ids);
     let common = 0;
     while (common < Math.min(ids.length - 1, kept.rows.length) && kept.ids[common] === ids[common]) common++;
+    // A photo is computed as a whole.
+    common -= this.#given.rowOfPhoto(ids[common]);
     this.#runner.rows.cut(kept, common);
     kept.ids.push(...ids.slice(common));
     return kept;
@@ -148,6 +161,7 @@ export class LanguageModel implements AsyncDisposable {
   /** Ids of the answer; the end's own id is not among them. */
   async *#tokens(ids: readonly number[], settings: Settings): AsyncGenerator<number, void, undefined> {
     const { signal, onToken } = settings;
+    this.#given.keep(ids);
     const sequence = this.#continued(ids);
     for (let count = 0; count < settings.maximumTokens && sequence.ids.length <= this.context; count++) {
       signal?.throwIfAborted();
@@ -161,11 +175,13 @@ export class LanguageModel implements AsyncDisposable {
   }
 
   async *#search(ids: readonly number[], settings: Settings): AsyncGenerator<number, void, undefined> {
+    this.#given.keep(ids);
     yield* await search(this.#runner, this.#continued(ids), settings, this.tokenizer.ends);
   }
 
   /** The searches of several conversations, one after the other. */
   async *#searches(prompts: readonly (readonly number[])[], settings: Settings): AsyncGenerator<BatchPiece, void, undefined> {
+    this.#given.keep(prompts.flat());
     for (const [conversation, ids] of prompts.entries()) {
       const found = await search(this.#runner, this.#continued(ids), settings, this.tokenizer.ends);
       for await (const text of streamText(this.tokenizer, found, { stop: settings.stop })) yield { conversation, text };

@@ -41,7 +41,7 @@ export { LanguageModel, type BatchPiece, type GenerateOptions, type Prompt, type
 export { contactSheet, pixelsOfPatches, type ContactSheet, type SheetPicture } from "./images/contact-sheet.ts";
 export { decodeImage, defaultMaxPixels, type DecodeOptions, type ImageFormat, type Photo } from "./images/decode.ts";
 export { pixelsOf, type Picture } from "./images/picture.ts";
-export { load, Model, type GenerateRequest, type ModelOptions } from "./model/load.ts";
+export { load, Model, type Conversation, type GenerateRequest, type ModelOptions } from "./model/load.ts";
 export { openTokenizer } from "./model/tokenizer.ts";
 export { Session, type MemoryUse, type Progress, type RunOptions, type RunResult, type SessionOptions, type StageTime } from "./session.ts";
 export type { ArrayOf, Tensor } from "./tensor.ts";

@@ -300,6 +300,23 @@ describe("a photo and a prompt in one graph", () => {
   const photo = imageTensor(400, 380);
   const prompt = [1, 29_892, 500, 13, 29_000, 7, 11];
 
+  /** Inputs of the graph for rows behind `past` others of one sequence, whose next token is the likeliest. */
+  const turn = (image: ConcreteTensor, rows: readonly number[], past: number): Readonly<Record<string, ConcreteTensor>> => {
+    const from = (start: number, length: number): ConcreteTensor => ints(Array.from({ length }, (_, i) => start + i));
+    return {
+      ...{ image, rows: ints(rows), given: f32Tensor([0, 48], () => 0), position: from(past, rows.length), place: from(past, rows.length) },
+      ...{ segment: ints(rows.map(() => 0)), offsets: ints([0, rows.length]), cached: from(0, past + rows.length) },
+      ...{ row_offsets: ints([0, past + rows.length]), read: ints([rows.length - 1]), read_segment: ints([0]), read_offsets: ints([0, 1]) },
+      ...{
+        settings: f32Tensor([1, 4], () => 1),
+        choice: { ...ints([0, 0, 0, 0, 0]), shape: [1, 5] },
+        history: ints([]),
+        stamp: ints([past + 1]),
+      },
+    };
+  };
+  const likeliest = { sampled: 0, beams: 0 };
+
   test.each(hows.filter((how) => how !== "reference"))(
     "gives, on %s, what the visual graph and the language model give one after the other",
     async (how) => {
@@ -312,7 +329,7 @@ describe("a photo and a prompt in one graph", () => {
       await using joined = await openRunner(chat, generatedParams(chat), how);
       const placed = [...prompt.slice(0, 3), ...Array.from({ length: rows }, (_, i) => 29_900 + i), ...prompt.slice(3)];
       const expected = await alone.run({ rows: ints(placed), given: sequence ?? none }, { past: 0 });
-      const found = await joined.run({ image: photo, ids: ints(prompt) }, { at: 3, past: 0 });
+      const found = await joined.run(turn(photo, placed, 0), likeliest);
       const close = (a: Readonly<Record<string, ConcreteTensor>>, b: Readonly<Record<string, ConcreteTensor>>): void => {
         expect(agreement(a["logits"]?.data ?? [], b["logits"]?.data ?? []).error).toBeLessThan(1e-5);
         expect(a["next"]?.data).toEqual(b["next"]?.data);
@@ -322,12 +339,12 @@ describe("a photo and a prompt in one graph", () => {
       const empty = f32Tensor([0, 48], () => 0);
       for (const [i, id] of [found["next"]?.data[0] ?? 0, 77].entries()) {
         const past = placed.length + i;
-        const next = await joined.run({ image: none, ids: ints([id]) }, { at: 0, past });
+        const next = await joined.run(turn(none, [id], past), likeliest);
         close(next, await alone.run({ rows: ints([id]), given: empty }, { past }));
       }
       // A turn in two pieces, the photo at the end of the first.
-      await joined.run({ image: photo, ids: ints(prompt.slice(0, 3)) }, { at: 3, past: 0 });
-      close(await joined.run({ image: none, ids: ints(prompt.slice(3)) }, { at: 0, past: 3 + rows }), expected);
+      await joined.run(turn(photo, placed.slice(0, 3 + rows), 0), likeliest);
+      close(await joined.run(turn(none, prompt.slice(3), 3 + rows), likeliest), expected);
     },
     60_000,
   );

@@ -77,6 +77,20 @@ describe("uhdc chat with photos", () => {
     ).toBe(text);
   });
 
+  test("draws and searches for an answer as it does for text", async () => {
+    const ask = async (...args: readonly string[]): Promise<string> => {
+      const { code, stdout, stderr } = await chat(["--image", photo, "--prompt", "What is this?", ...set(eyes), ...args]);
+      expect(code, stderr).toBe(0);
+      return stdout.trim();
+    };
+    const drawn = await ask("--temperature", "2", "--top-p", "0.99", "--seed", "4");
+    expect(await ask("--temperature", "2", "--top-p", "0.99", "--seed", "4")).toBe(drawn);
+    expect(await ask("--beams", "3")).not.toBe("");
+    const both = await chat(["--image", photo, "--prompt", "x", "--beams", "2", "--temperature", "0.5", ...set(eyes)]);
+    expect(both.code).toBe(2);
+    expect(both.stderr).toContain("--beams searches for the likeliest answer: it goes without --temperature");
+  });
+
   test("shows photos with /image, one with each turn, and begins anew with /reset", async () => {
     const turns = [`/image ${photo}`, "What is this?", `/image ${other}`, "And this?", "/reset", `/image ${photo}`, "What is this?"];
     const { code, stdout, stderr } = await chat(

@@ -11,10 +11,10 @@ import { compileGraph, type Compiled } from "../compiler/compile.ts";
 import type { ConcreteTensor } from "../compiler/ir/graph/eval.ts";
 import type { Graph } from "../compiler/ir/graph/types.ts";
 import { WasmDevice } from "../runtime/devices/wasm/device.ts";
-import { load, type GenerateRequest, type ModelOptions, type Model } from "../runtime/model/load.ts";
-import { commonPrefix, entriesOf, piecesOf, rowsOf, type Entry } from "../runtime/model/sequence.ts";
+import type { GenerateOptions } from "../runtime/generate.ts";
+import { load, type Conversation, type GenerateRequest, type ModelOptions, type Model } from "../runtime/model/load.ts";
 import type { Tensor } from "../runtime/tensor.ts";
-import { encodePrompt, imagePlaceholder } from "../runtime/text/prompt.ts";
+import { encodePrompt } from "../runtime/text/prompt.ts";
 import { vicunaV1, type Message } from "../runtime/text/chat.ts";
 import { tokenizerFromGguf, type Tokenizer } from "../runtime/text/tokenizer.ts";
 import { fromRuntime } from "./conformance/tensors.ts";
@@ -39,7 +39,7 @@ function compiled(file: string, name: string, config: Readonly<Record<string, nu
 beforeAll(async () => {
   tokenizer = await tokenizerFromGguf(llamaMetadata(llamaPieces));
   const vocabulary = tokenizer.vocabularySize;
-  chat = compiled("graphs/llava-uhd-chat.uhd", "llava_uhd_chat", { ...words, ...eyes, vocabulary });
+  chat = compiled("graphs/llava-uhd-chat.uhd", "llava_uhd_chat", { ...words, ...eyes, vocabulary, sequences: 3, candidates: 9 });
   text = compiled("graphs/llama.uhd", "llama", { ...words, vocabulary });
   folder = mkdtempSync(path.join(tmpdir(), "uhd-model-"));
 });
@@ -69,7 +69,7 @@ async function open(which: typeof chat, options: ModelOptions = {}): Promise<{ r
   const runs: Run[] = [];
   const run = model.session.run.bind(model.session);
   model.session.run = async (inputs, runOptions) => {
-    const result = await run(inputs, runOptions);
+    const result = await run(inputs, { ...runOptions, outputs: undefined });
     runs.push({ inputs: inputs as Run["inputs"], outputs: result.outputs });
     return result;
   };
@@ -82,7 +82,9 @@ async function answer(model: Model, request: GenerateRequest): Promise<string> {
   return all;
 }
 
-const idsOf = (run: Run): readonly number[] => Array.from((run.inputs["ids"] as Tensor).data as Int32Array);
+const listOf = (run: Run | undefined, name: string): readonly number[] => Array.from((run?.inputs[name] as Tensor | undefined)?.data ?? []);
+/** Rows that stand before those of the run. */
+const pastOf = (run: Run | undefined): number => listOf(run, "position")[0] ?? NaN;
 const pixelsOf = (run: Run): string => (run.inputs["image"] as Tensor).shape.join("×");
 
 describe("a conversation with photos", () => {
@@ -95,25 +97,24 @@ describe("a conversation with photos", () => {
     await answer(model, { messages, images: photos, maximumTokens: 4 });
     await using reference = await openRunner(chat.graph, generatedParams(chat.graph), "reference");
     const concrete = (value: unknown): ConcreteTensor => fromRuntime(value as Tensor);
-    const past: number[] = [];
     for (const { inputs, outputs } of runs) {
-      const { image: pixels, ids, at, past: before } = inputs;
-      past.push(Number(before));
-      const expected = await reference.run({ image: concrete(pixels), ids: concrete(ids) }, { at: Number(at), past: Number(before) });
+      const tensors = Object.entries(inputs).filter(([, value]) => typeof value === "object");
+      const given = Object.fromEntries(tensors.map(([name, value]) => [name, concrete(value)]));
+      const expected = await reference.run(given, { sampled: 0, beams: 0 });
       const found = outputs["logits"]?.data ?? [];
       expect(agreement(found as Float32Array, expected["logits"]?.data ?? []).error).toBeLessThan(1e-5);
       expect(outputs["next"]?.data[0]).toBe(expected["next"]?.data[0]);
     }
     // A piece a photo, then a token a run.
     expect(runs.map(pixelsOf)).toEqual(["60×150×3", "40×50×3", "0×0×3", "0×0×3", "0×0×3"]);
-    expect(past.slice(2)).toEqual([0, 1, 2].map((i) => (past[2] ?? NaN) + i));
+    expect(runs.slice(2).map(pastOf)).toEqual([0, 1, 2].map((i) => pastOf(runs[2]) + i));
   });
 
   test("continues from the cache: the second turn runs what is new in it, and no photo again", async () => {
     const { model, runs } = await open(chat);
     await using _ = model;
     const first = await answer(model, { messages, images: photos });
-    const rowsBefore = Number(runs[1]?.inputs["past"]);
+    const rowsBefore = pastOf(runs[1]);
     const turns: Message[] = [...messages, { role: "assistant", content: first }, user("And now?")];
     runs.length = 0;
     // The same pixels in other memory are the same photo.
@@ -122,8 +123,8 @@ describe("a conversation with photos", () => {
     expect(new Set(runs.map(pixelsOf))).toEqual(new Set(["0×0×3"]));
     // Both photos and the text around them are in the cache; the answer, whose bytes are not UTF-8, is read as its text.
     const whole = encodePrompt(tokenizer, vicunaV1.render(turns), 2);
-    expect(Number(runs[0]?.inputs["past"])).toBeGreaterThan(rowsBefore);
-    expect(idsOf(runs[0] as Run).length).toBeLessThan(whole.length / 2);
+    expect(pastOf(runs[0])).toBeGreaterThan(rowsBefore);
+    expect(listOf(runs[0], "rows").length).toBeLessThan(whole.length / 2);
     const { model: fresh } = await open(chat);
     await using __ = fresh;
     expect(await answer(fresh, { messages: turns, images: photos })).toBe(second);
@@ -203,8 +204,8 @@ describe("a conversation with photos", () => {
     await refused({ messages: [user("<image>")], images: [new Uint8Array([1, 2, 3])] }, "ImageError", /not a JPEG/);
     const grey: Tensor<"u8"> = { dtype: "u8", shape: [4, 4, 1], data: new Uint8Array(16) };
     await refused({ messages: [user("<image>")], images: [grey] }, "ImageError", /of 1 channels/);
-    const sampled: object = { temperature: 0.7 };
-    await refused({ messages, images: photos, ...sampled }, "InputError", /the likeliest token alone, and has no temperature/);
+    await refused({ messages, images: photos, topP: 2 }, "InputError", /topP is 2/);
+    await refused({ messages, images: photos, numBeams: 4 }, "InputError", /numBeams is 4, and llava_uhd_chat has 3/);
     await refused({ messages: [user("\ud800")] }, "TextError", /half of a surrogate pair/);
     expect(runs).toEqual([]);
   });
@@ -241,6 +242,157 @@ describe("a conversation with photos", () => {
       model.session.run = run;
       expect(runs).toHaveLength(allowed);
       expect(await answer(model, { messages, images: photos })).toBe(expected);
+    }
+  });
+});
+
+describe("an answer to photos", () => {
+  const messages = [brief, user("<image>\nWhat is in <image> that is not in the first?")];
+  const photos = [photo(150, 60), photo(50, 40)];
+  const request: Conversation = { messages, images: photos };
+
+  test("is drawn alike from the same seed, and searched, in the same two runs of photos", async () => {
+    const { model, runs } = await open(chat);
+    await using _ = model;
+    const likeliest = await answer(model, request);
+    const drawn = (seed: number): Promise<string> => answer(model, { ...request, temperature: 3, topK: 200, topP: 0.99, minP: 1e-4, seed });
+    const first = await drawn(7);
+    expect(await drawn(7)).toBe(first);
+    expect(await drawn(8)).not.toBe(first);
+    expect(await answer(model, { ...request, topK: 1 })).toBe(likeliest);
+    expect(await answer(model, { ...request, temperature: 0 })).toBe(likeliest);
+    expect(await answer(model, { ...request, repetitionPenalty: 1e30 })).not.toBe(likeliest);
+    expect(model.mostBeams).toBe(3);
+    const searched = await answer(model, { ...request, numBeams: 3 });
+    // Only the first answer computed the photos.
+    expect(runs.filter((run) => pixelsOf(run) !== "0×0×3")).toHaveLength(2);
+    for (const how of [{ numBeams: 3 }, { temperature: 3, topK: 200, topP: 0.99, minP: 1e-4, seed: 7 }]) {
+      model.reset();
+      runs.length = 0;
+      expect(await answer(model, { ...request, ...how })).toBe("numBeams" in how ? searched : first);
+      expect(runs.map(pixelsOf).slice(0, 3)).toEqual(["60×150×3", "40×50×3", "0×0×3"]);
+    }
+  });
+
+  test("by a search has a score that no drawn answer exceeds", async () => {
+    const { model, runs } = await open(chat);
+    await using _ = model;
+    runs.length = 0;
+    await answer(model, { ...request, numBeams: 3, maximumTokens: 1 });
+    // After one token the best beam is the likeliest token.
+    const scores = Array.from(runs.at(-1)?.outputs["scores"]?.data ?? []);
+    expect(scores).toHaveLength(9);
+    expect(scores).toEqual(scores.toSorted((a, b) => b - a));
+    const logits = Array.from(runs.at(-1)?.outputs["logits"]?.data ?? []);
+    const top = Math.max(...logits);
+    expect(scores[0]).toBeCloseTo(-Math.log(logits.reduce((sum, x) => sum + Math.exp(x - top), 0)), 4);
+  });
+});
+
+describe("several conversations", () => {
+  const two: Conversation = { messages: [brief, user("<image>\nWhat is in <image>?")], images: [photo(30, 40), photo(50, 40)] };
+  const conversations: readonly Conversation[] = [
+    { messages: [brief, user("Hello")] },
+    { messages: [brief, user("<image>What?")], images: [photo(40, 40)] },
+    two,
+    { messages: [brief, user("Who?")] },
+    { messages: [brief, user("<image>And this?")], images: [photo(40, 40)] },
+  ];
+
+  async function answers(model: Model, options: GenerateOptions = {}): Promise<readonly string[]> {
+    const all = conversations.map(() => "");
+    for await (const { conversation, text } of model.generateAll(conversations, { maximumTokens: 6, ...options })) {
+      expect(text).not.toBe("");
+      all[conversation] += text;
+    }
+    return all;
+  }
+
+  test("get the answers that each gets alone, with photos or without, by the likeliest token and by a search", async () => {
+    const { model, runs } = await open(chat);
+    await using _ = model;
+    for (const how of [{}, { numBeams: 2 }]) {
+      const alone: string[] = [];
+      for (const one of conversations) {
+        model.reset();
+        alone.push(await answer(model, { ...one, ...how }));
+      }
+      runs.length = 0;
+      expect(await answers(model, how)).toEqual(alone);
+      // A run computes as many as the graph has sequences, while they last.
+      if (!("numBeams" in how)) expect(new Set(runs.map((run) => listOf(run, "read").length))).toEqual(new Set([1, 2, 3]));
+    }
+  });
+
+  test("come piece by piece, each told by its number, and are drawn by it", async () => {
+    const { model } = await open(chat);
+    await using _ = model;
+    const told: number[] = [];
+    const options = { temperature: 2, seed: 3, maximumTokens: 6 };
+    for await (const { conversation } of model.generateAll(conversations.slice(0, 2), options)) told.push(conversation);
+    expect(told.indexOf(1)).toBeLessThan(told.lastIndexOf(0));
+    const drawn = await answers(model, options);
+    expect(await answers(model, options)).toEqual(drawn);
+    expect(drawn[0]).toBe(await answer(model, { ...(conversations[0] as Conversation), ...options }));
+  });
+
+  test("end together within a token of an abort, and a bad one is told before any runs", async () => {
+    const { model, runs } = await open(chat);
+    await using _ = model;
+    const expected = await answer(model, { ...two, maximumTokens: 6 });
+    const abort = new AbortController();
+    const reason = new Error("enough");
+    let steps = 0;
+    const onToken = (count: number): void => {
+      steps = count;
+      if (count === 2) abort.abort(reason);
+    };
+    await expect(answers(model, { signal: abort.signal, onToken })).rejects.toBe(reason);
+    expect(steps).toBe(2);
+    for await (const piece of model.generateAll(conversations, { maximumTokens: 6 })) {
+      expect(piece.text).not.toBe("");
+      break;
+    }
+    runs.length = 0;
+    const bad = [...conversations, { messages: [user("<image>")] }];
+    await expect(model.generateAll(bad).next()).rejects.toMatchObject({ name: "TextError" });
+    await expect(
+      model.generateAll([...conversations, { messages: [user("<image>")], images: ["nowhere.jpg"] }]).next(),
+    ).rejects.toMatchObject({
+      name: "ImageError",
+    });
+    expect(runs).toEqual([]);
+    expect(await answer(model, { ...two, maximumTokens: 6 })).toBe(expected);
+  });
+
+  test("follow each other where the graph has one sequence, with photos among ids or text alone", async () => {
+    const tiny = compiled("graphs/uhd-tiny.uhd", "uhd_tiny", {
+      vocabulary: tokenizer.vocabularySize,
+      layers: 1,
+      llama_layers: 2,
+      context: 256,
+    });
+    for (const [which, some] of [
+      [tiny, conversations],
+      [text, conversations.filter(({ images }) => images === undefined)],
+    ] as const) {
+      const { model, runs } = await open(which);
+      await using _ = model;
+      const alone: string[] = [];
+      for (const one of some) alone.push(await answer(model, one));
+      const found = some.map(() => "");
+      for await (const piece of model.generateAll(some, { maximumTokens: 6 })) found[piece.conversation] += piece.text;
+      expect(found).toEqual(alone);
+      // A second turn shows no photo again.
+      const turns = [...two.messages, { role: "assistant", content: "x" } as const, user("And now?")];
+      if (which === tiny) {
+        await answer(model, two);
+        runs.length = 0;
+        await answer(model, { messages: turns, images: two.images?.map((p) => ({ ...(p as Tensor<"u8">) })) });
+        expect(new Set(runs.map(pixelsOf))).toEqual(new Set(["0×0×3"]));
+      }
+      await expect(answer(model, { ...(some[0] as Conversation), temperature: 1 })).rejects.toThrow("has no sampling");
+      await expect(answer(model, { ...(some[0] as Conversation), numBeams: 2 })).rejects.toThrow("numBeams is 2");
     }
   });
 });
@@ -308,33 +460,5 @@ describe("load()", () => {
     expect(device.used).toBeGreaterThan(before);
     await model.close();
     expect(device.used).toBe(before);
-  });
-});
-
-describe("a sequence of tokens and photos", () => {
-  const shown = (rows: number): Exclude<Entry, number> => ({ photo: photo(rows, 1), rows });
-
-  test("is cut into pieces of one photo at most, which together are the sequence", () => {
-    const [a, b] = [shown(4), shown(7)];
-    const whole = entriesOf([1, 2, imagePlaceholder, 3, imagePlaceholder, 4, 5], [a, b]);
-    expect(rowsOf(whole)).toBe(16);
-    expect(piecesOf(whole)).toEqual([
-      { ids: [1, 2], shown: a, at: 2 },
-      { ids: [3, 4, 5], shown: b, at: 1 },
-    ]);
-    expect(piecesOf([a, b])).toEqual([
-      { ids: [], shown: a, at: 0 },
-      { ids: [], shown: b, at: 0 },
-    ]);
-    expect(piecesOf([7])).toEqual([{ ids: [7], shown: undefined, at: 0 }]);
-    expect(piecesOf([])).toEqual([]);
-  });
-
-  test("has its last entry never in the cache", () => {
-    const [a, b] = [shown(4), shown(7)];
-    expect(commonPrefix([1, a, 2], [1, shown(4), 2])).toBe(2);
-    expect(commonPrefix([1, a, 2, 3], [1, b, 2, 3])).toBe(1);
-    expect(commonPrefix([], [1])).toBe(0);
-    expect(commonPrefix([1, a], [1, a])).toBe(1);
   });
 });

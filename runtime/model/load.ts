@@ -6,22 +6,22 @@ import { artefactInMemory, loadArtefact, type Artefact } from "../artefact.ts";
 import type { Device } from "../device.ts";
 import type { SimdChoice } from "../devices/wasm/module.ts";
 import { TextError } from "../errors.ts";
-import { LanguageModel, type GenerateOptions } from "../generate.ts";
+import { LanguageModel, type BatchPiece, type GenerateOptions, type Prompt } from "../generate.ts";
 import { pixelsOf, withChannels, type Picture } from "../images/picture.ts";
 import { Session, type Progress } from "../session.ts";
 import { chatTemplates, imagesOf, templateOf, type ChatTemplate, type JinjaLibrary, type Message } from "../text/chat.ts";
+import { encodePrompt, imagePlaceholder } from "../text/prompt.ts";
 import type { Tokenizer, TokenizersLibrary } from "../text/tokenizer.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
 import type { WeightsOptions } from "../weights/load.ts";
-import { PictureModel, takesPictures } from "./pictures.ts";
 import { openTokenizer } from "./tokenizer.ts";
 
 type OneOf<T> = T extends readonly (infer E)[] ? E : T;
 
 export interface ModelOptions {
   /**
-   * graphs/llama.uhd or graphs/llava-uhd-chat.uhd at the checkpoint's sizes: the folder or URL of an artefact, or one in
-   * memory. Default: `model`, where that is a folder which an artefact was written into.
+   * graphs/llama.uhd, graphs/llama-chat.uhd or graphs/llava-uhd-chat.uhd at the checkpoint's sizes: the folder or URL of an
+   * artefact, or one in memory. Default: `model`, where that is a folder which an artefact was written into.
    */
   readonly graph?: string | URL | Artefact | undefined;
   /** The language model, with its tokenizer and chat template: a GGUF file (also bytes or a Blob), or a Hugging Face folder. */
@@ -48,7 +48,8 @@ export interface ModelOptions {
   readonly onProgress?: ((progress: Progress) => void) | undefined;
 }
 
-export interface GenerateRequest extends GenerateOptions {
+/** A conversation to be answered. */
+export interface Conversation {
   /**
    * The conversation so far; the user has spoken last. Photos are parts of messages, or "<image>" in their text and
    * `images`, in order.
@@ -57,16 +58,18 @@ export interface GenerateRequest extends GenerateOptions {
   readonly images?: readonly Picture[] | undefined;
 }
 
+export type GenerateRequest = Conversation & GenerateOptions;
+
 export class Model implements AsyncDisposable {
   readonly session: Session;
   readonly tokenizer: Tokenizer;
   readonly template: ChatTemplate;
-  /** Tokens that a conversation can have; a photo takes several. */
+  /** Tokens that the cache can hold, of all conversations that are answered together; a photo takes several. */
   readonly context: number;
-  readonly #talk: LanguageModel | PictureModel;
+  readonly #talk: LanguageModel;
 
-  constructor(session: Session, talk: LanguageModel | PictureModel) {
-    this.session = session;
+  constructor(talk: LanguageModel) {
+    this.session = talk.session;
     this.#talk = talk;
     this.tokenizer = talk.tokenizer;
     this.template = talk.template;
@@ -75,7 +78,12 @@ export class Model implements AsyncDisposable {
 
   /** Whether messages can have photos. */
   get takesPictures(): boolean {
-    return this.#talk instanceof PictureModel;
+    return this.#talk.channels !== undefined;
+  }
+
+  /** Most beams of a search; 1 where the graph has none. */
+  get mostBeams(): number {
+    return this.#talk.mostBeams;
   }
 
   /** Names of the parameters that were made from a seed. When there are some, answers mean nothing. */
@@ -91,20 +99,28 @@ export class Model implements AsyncDisposable {
   /**
    * The assistant's next turn, in pieces that are not empty. What the conversation has in common with the one before is
    * not computed again, photos included. Throws TextError when images and image tokens are not as many, when the
-   * conversation does not fit the context, and when another answer is still being made; ImageError for a bad photo; an
-   * abort throws `signal.reason` within one token. Whatever it throws, the model can be used again.
+   * conversation does not fit the context, and when another answer is still being made; InputError for options that the
+   * graph does not have; ImageError for a bad photo; an abort throws `signal.reason` within one token. Whatever it throws,
+   * the model can be used again.
    */
   async *generate({ messages, images, ...options }: GenerateRequest): AsyncGenerator<string, void, undefined> {
-    const shown = picturesOf(messages, images);
-    if (this.#talk instanceof LanguageModel) {
-      if (shown.length > 0) throw new TextError(`${this.session.plan.name} takes no images: it is a graph of text alone`);
-      yield* this.#talk.generate(messages, options);
-      return;
-    }
-    const { channels } = this.#talk;
     options.signal?.throwIfAborted();
-    const photos = await Promise.all(shown.map(async (picture) => withChannels(await pixelsOf(picture), channels)));
-    yield* this.#talk.generate(messages, photos, options);
+    yield* this.#talk.generate(await this.#prompt({ messages, images }), options);
+  }
+
+  /**
+   * The assistant's next turns in several conversations, in pieces as they are made, each with the number of its
+   * conversation. As many go through the weights together as the graph has `sequences` and the cache has room for with
+   * `maximumTokens` each; when one is done the next begins. Each answer is as it would be alone, but for rounding; the same
+   * seed draws another answer in each. Searches follow each other. All conversations are read before the first is computed,
+   * and what is wrong with one is thrown then, as `generate` does. `onToken` is told of steps, which bring a token to each
+   * conversation in turn. An abort ends all of them; the cache keeps none.
+   */
+  async *generateAll(conversations: readonly Conversation[], options: GenerateOptions = {}): AsyncGenerator<BatchPiece, void, undefined> {
+    options.signal?.throwIfAborted();
+    const prompts: Prompt[] = [];
+    for (const conversation of conversations) prompts.push(await this.#prompt(conversation));
+    yield* this.#talk.generateAll(prompts, options);
   }
 
   close(): Promise<void> {
@@ -113,6 +129,20 @@ export class Model implements AsyncDisposable {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  /** A conversation as the model reads it: where the graph takes photos, tokens and the photos among them. */
+  async #prompt({ messages, images }: Conversation): Promise<Prompt> {
+    const shown = picturesOf(messages, images);
+    const { channels } = this.#talk;
+    if (channels === undefined) {
+      if (shown.length > 0) throw new TextError(`${this.session.plan.name} takes no images: it is a graph of text alone`);
+      return messages;
+    }
+    const photos = await Promise.all(shown.map(async (picture) => withChannels(await pixelsOf(picture), channels)));
+    const ids = encodePrompt(this.tokenizer, this.template.render(messages), photos.length);
+    let next = 0;
+    return ids.map((id) => (id === imagePlaceholder ? (photos[next++] ?? id) : id));
   }
 }
 
@@ -146,10 +176,7 @@ export async function load(options: ModelOptions): Promise<Model> {
   });
   try {
     signal?.throwIfAborted();
-    const talk = takesPictures(session.plan)
-      ? PictureModel.create(session, tokenizer, template)
-      : LanguageModel.create(session, tokenizer, template);
-    return new Model(session, talk);
+    return new Model(LanguageModel.create(session, tokenizer, template));
   } catch (error) {
     await session.close();
     throw error;

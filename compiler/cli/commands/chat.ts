@@ -1,6 +1,6 @@
 // uhdc chat: a language model answers, with photos where its checkpoint has a projector. One question with --prompt, or a
 // conversation, one line a turn. The graph is graphs/llama.uhd, graphs/llama-chat.uhd where tokens are drawn or searched, or
-// graphs/llava-uhd-chat.uhd, at the checkpoint's sizes. Ctrl-C stops the answer; at the prompt it ends the program.
+// graphs/llava-uhd-chat.uhd for photos, at the checkpoint's sizes. Ctrl-C stops the answer; at the prompt it ends the program.
 
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline/promises";
@@ -53,8 +53,6 @@ export async function chat(model: string, options: ChatOptions, terminal: Termin
   const { beams = 1 } = options;
   if (beams > 1 && (options.temperature ?? 0) > 0)
     throw usageError("--beams searches for the likeliest answer: it goes without --temperature");
-  if (sees && asksForMore(options))
-    throw usageError("with photos the likeliest token is taken each time: --temperature, --beams and the like are for text");
   // What draws and searches takes room and time to compile, so it is there only where it is asked for.
   const kind = sees ? "photos" : asksForMore(options) ? "chosen" : "text";
   const sequences = { sequences: String(beams), candidates: String(continuationCount(beams, tokenizer.ends.length)) };
@@ -64,7 +62,7 @@ export async function chat(model: string, options: ChatOptions, terminal: Termin
   // Builders for packed weights are the CPU's; elsewhere they are packed only where that is asked for.
   const packed = options.quantise === undefined && target.target !== "webgpu" ? { quantise: await asInFile(model) } : {};
   const quantising = { ...quantisingOf(options), ...packed };
-  const sizes = { ...config, context: String(context), ...(kind === "chosen" ? sequences : {}), ...assignments(options.set, "--set") };
+  const sizes = { ...config, context: String(context), ...(kind === "text" ? {} : sequences), ...assignments(options.set, "--set") };
   const compiled = compiledGraph(kind, sizes, target, quantising);
   if (!options.json) tellDevice(options.device, chosen, terminal);
   await using language = await load({
