@@ -13,6 +13,7 @@ import { language } from "./cases/language.ts";
 import { pictures } from "./cases/pictures.ts";
 import { preprocesses } from "./cases/preprocess.ts";
 import { bundleSize, compileTime, peakMemory } from "./cases/product.ts";
+import { webgpuCold } from "./cases/webgpu-cold.ts";
 import { trainingLayer, trainingStep } from "./cases/training.ts";
 import { webgpuLayer, webgpuMatmuls } from "./cases/webgpu.ts";
 import { installPeers, noPeersVariable } from "./peers.ts";
@@ -29,6 +30,7 @@ const cases: readonly Case[] = [
   ...preprocesses,
   ...webgpuMatmuls,
   webgpuLayer,
+  ...webgpuCold,
   trainingStep,
   trainingLayer,
   compileTime,

@@ -6,6 +6,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 export interface Contestant {
   readonly name: string;
   readonly run: () => Promise<unknown>;
+  /** Milliseconds of one run, where they are not those until `run` is done; then each round has one. */
+  readonly timed?: () => Promise<number>;
 }
 
 export interface Effort {
@@ -51,8 +53,12 @@ export async function interleaved(
   for (let round = 0; round < effort.rounds; round++) {
     if (round >= effort.least && performance.now() - begin > effort.budget) break;
     onRound(round);
-    for (const [i, { run }] of contestants.entries()) {
+    for (const [i, { run, timed }] of contestants.entries()) {
       await sleep(settle);
+      if (timed !== undefined) {
+        times[i]?.push(await timed());
+        continue;
+      }
       const count = repeats[i] ?? 1;
       const before = performance.now();
       for (let k = 0; k < count; k++) await run();

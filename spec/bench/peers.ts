@@ -33,11 +33,11 @@ interface OrtSession {
   run(feeds: Readonly<Record<string, OrtTensor>>): Promise<Readonly<Record<string, OrtTensor>>>;
   release(): Promise<void>;
 }
-interface Ort {
+export interface Ort {
   readonly env: { logLevel: string; readonly wasm: { numThreads: number; wasmPaths: string } };
   readonly Tensor: new (type: "float32", data: Float32Array, dims: readonly number[]) => OrtTensor;
   readonly InferenceSession: {
-    create(model: Uint8Array, options: Readonly<Record<string, unknown>>): Promise<OrtSession>;
+    create(model: Uint8Array | string, options: Readonly<Record<string, unknown>>): Promise<OrtSession>;
   };
 }
 
@@ -66,6 +66,12 @@ function installed(name: Package): boolean {
   return existsSync(file) && (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version === wanted(name);
 }
 
+/** What finds the package, and its version. Throws where it is not there. */
+export function packageOf(name: PeerName): { readonly from: string; readonly version: string } {
+  if (!installed(name)) throw new Error(process.env[noPeersVariable] ?? "it is not installed");
+  return { from: path.join(folder, "package.json"), version: wanted(name) };
+}
+
 /** A model on a peer, ready to run. */
 interface PeerModel extends AsyncDisposable {
   readonly name: string;
@@ -74,9 +80,9 @@ interface PeerModel extends AsyncDisposable {
 
 /** Loads the model. Throws when the peer is not there or refuses the model. */
 export async function openOnnx(name: PeerName, graph: OnnxGraph, threads: number, provider?: "webgpu"): Promise<PeerModel> {
-  if (!installed(name)) throw new Error(process.env[noPeersVariable] ?? "it is not installed");
+  const { from, version } = packageOf(name);
   const web = name === "onnxruntime-web";
-  const ort = web ? await importWeb(threads) : (createRequire(path.join(folder, "package.json"))(name) as Ort);
+  const ort = web ? await importWeb(threads) : (createRequire(from)(name) as Ort);
   ort.env.logLevel = "error";
   const encoded = graph.encode(web ? "beside" : "inside");
   const session = await ort.InferenceSession.create(encoded.model, {
@@ -90,7 +96,7 @@ export async function openOnnx(name: PeerName, graph: OnnxGraph, threads: number
   });
   const output = session.outputNames[0] ?? "";
   return {
-    name: `${name} ${wanted(name)}`,
+    name: `${name} ${version}`,
     run: async (inputs) => {
       const feeds = Object.entries(inputs).map(([key, { dims, data }]) => [key, new ort.Tensor("float32", data, dims)] as const);
       const result = (await session.run(Object.fromEntries(feeds)))[output];

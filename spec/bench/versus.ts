@@ -20,6 +20,7 @@ export interface Ours extends Contestant {
 export interface Opened extends AsyncDisposable {
   readonly name: string;
   readonly run: () => Promise<unknown>;
+  readonly timed?: () => Promise<number>;
   /** Of one run, in the order of ours. */
   readonly result: () => Promise<Float32Array>;
   readonly note?: string;

@@ -17,7 +17,8 @@ const lanes = 64;
 
 type Store = Extract<Stage, { k: "store" }>;
 
-export function lowerPoints(kernel: Kernel): ImpFunction {
+export function lowerPoints(given: Kernel): ImpFunction {
+  const kernel = flat(given);
   const emitter = new Emitter(kernel.buffers, true);
   const whole = elementwise(kernel, emitter) ?? { axes: kernel.axes, stages: kernel.stages, four: undefined };
   const { axes, stages, four } = whole;
@@ -39,6 +40,13 @@ export function lowerPoints(kernel: Kernel): ImpFunction {
   if (four === undefined) for (const stage of stages) lowerStage(emitter, inside, stage);
   root.statements.push(when(lt(point, emitter.size(points)), inside.statements));
   return finish(kernel, emitter, dimDiv(dimAdd(points, dim(lanes - 1)), dim(lanes)), root.statements, [], { lanes });
+}
+
+/** A kernel that is one store has no reason to go over axes of the store in one invocation: a weight is packed by many. */
+function flat(kernel: Kernel): Kernel {
+  const [stage] = kernel.stages;
+  if (kernel.stages.length !== 1 || stage?.k !== "store" || stage.axes.length === 0) return kernel;
+  return { ...kernel, axes: [...kernel.axes, ...stage.axes], stages: [{ ...stage, axes: [] }] };
 }
 
 function axisOf(emitter: Emitter, name: string): Expr {
