@@ -3,32 +3,66 @@
 
 import { gradient } from "../autodiff/reverse.ts";
 import type { Program } from "../check/index.ts";
-import { compileGraph, type Compiled, type CompileOptions } from "../compile.ts";
+import { compileGraph, type Compiled, type CompileOptions, type WebGpuCompiled, type WebGpuOptions } from "../compile.ts";
 import { GraphBuilder } from "../ir/graph/build.ts";
 import type { Graph, GraphNode, ParamNode } from "../ir/graph/types.ts";
 import type { Recipe } from "../ir/plan/training.ts";
+import type { FuseOptions } from "../fuse/groups.ts";
 import { typeRule } from "../../ops/index.ts";
 import { adamw, type Trained } from "./adamw.ts";
+import { withinBudget, type MemoryBudget, type Recomputation } from "./budget.ts";
 import { addLora } from "./lora.ts";
 import { matches, matchesAny, type TrainSettings } from "./settings.ts";
+
+/** WebGPU's offsets of storage buffers, on every adapter. */
+const webGpuAlignment = 256;
 
 /** A training step cannot be made of the graph. */
 export class TrainingCompileError extends Error {
   override readonly name = "TrainingCompileError";
 }
 
-export interface CompiledTraining extends Compiled {
-  readonly training: Recipe;
+export interface TrainingOptions {
+  /** What a step may hold on the device. Default: every value that the backward pass reads is kept. */
+  readonly memory?: MemoryBudget | undefined;
 }
 
-/** Compiles the training step that the file's train section asks for. Throws TrainingCompileError and AutodiffError. */
-export function compileTraining(program: Program, options: CompileOptions = {}): CompiledTraining {
+interface Trains {
+  readonly training: Recipe;
+  /** What is computed again; where a budget was given. */
+  readonly recomputation?: Recomputation;
+}
+
+export interface CompiledTraining extends Compiled, Trains {}
+
+/** The same step as WGSL. */
+export interface WebGpuCompiledTraining extends WebGpuCompiled, Trains {}
+
+/** Compiles the training step that the file's train section asks for. Throws TrainingCompileError, AutodiffError and MemoryBudgetError. */
+export function compileTraining(program: Program, options: WebGpuOptions & TrainingOptions): WebGpuCompiledTraining;
+export function compileTraining(program: Program, options?: CompileOptions & TrainingOptions): CompiledTraining;
+export function compileTraining(
+  program: Program,
+  { memory, ...options }: (CompileOptions | WebGpuOptions) & TrainingOptions = {},
+): CompiledTraining | WebGpuCompiledTraining {
   const { train } = program;
   if (train === undefined) throw new TrainingCompileError("the file has no train section, or it has errors");
   const graph = program.graphs.get(train.graph);
   if (graph === undefined) throw new TrainingCompileError(`the file has no graph ${train.graph}, or it has errors`);
   const { graph: whole, recipe } = trainingGraph(graph, train);
-  return { ...compileGraph(whole, options), training: recipe };
+  let recomputation: Recomputation | undefined;
+  const last = (passed: Graph, fusion: FuseOptions): Graph => {
+    if (memory === undefined) return passed;
+    const alignment = memory.alignment ?? (options.target === "webgpu" ? webGpuAlignment : undefined);
+    const fitted = withinBudget(passed, fusion, new Set(graph.outputs.map((o) => o.name)), { ...memory, alignment });
+    recomputation = fitted.report;
+    return fitted.graph;
+  };
+  const compiled =
+    options.target === "webgpu"
+      ? { ...compileGraph(whole, { ...options, last }), training: recipe }
+      : { ...compileGraph(whole, { ...options, last }), training: recipe };
+  return recomputation === undefined ? compiled : { ...compiled, recomputation };
 }
 
 /** The graph of one run: outputs of `original`, the norm of the gradients, and new values of the states. */
