@@ -59,7 +59,11 @@ export interface CompileOptions extends CommonOptions {
 
 export interface WebGpuOptions extends CommonOptions {
   readonly target: "webgpu";
-  /** What the adapters have that the code is for, best first. Code for the core alone is always made too. */
+  /**
+   * What the adapters have that the code is for, best first. Code for the core alone is always made too. When left out: the usual
+   * sizes of subgroups, each also with `shader-f16` where kernels hold 16-bit floats. Those are numbers of 16 bits in memory
+   * either way, and f32 in arithmetic: the feature changes how they are read, never what comes out.
+   */
   readonly features?: WgslFeatures | readonly WgslFeatures[];
   /** What a kernel may bind; WebGPU's defaults when left out, which every adapter has. */
   readonly limits?: BindingLimits;
@@ -105,11 +109,8 @@ export interface WebGpuCompiled extends CommonCompiled {
 /** WebGPU's default limits of a shader stage; what may be read behind a buffer is within its binding. */
 const webgpuLimits: BindingLimits = { buffers: 8, bytes: 128 * 2 ** 20 - 256 };
 
-/** What features code is made for when nothing is said: the sizes of subgroups that are common, and none. */
-export const usualFeatures: readonly WgslFeatures[] = [
-  { subgroups: 32, f16: false },
-  { subgroups: 8, f16: false },
-];
+/** Sizes of subgroups that code is made for when no features are said: those that are common, and none. */
+const usualSubgroups = [32, 8, 0] as const;
 
 export function compileGraph(source: Graph, options: WebGpuOptions): WebGpuCompiled;
 export function compileGraph(source: Graph, options?: CompileOptions): Compiled;
@@ -128,20 +129,40 @@ function wasm(source: Graph, options: CompileOptions): Compiled {
 }
 
 function webgpu(source: Graph, options: WebGpuOptions): WebGpuCompiled {
-  const asked = options.features ?? usualFeatures;
-  const given = "length" in asked ? asked : [asked];
-  const isCore = (f: WgslFeatures): boolean => f.subgroups === 0 && !f.f16;
-  const features = [...given.filter((f) => !isCore(f)), coreFeatures];
-  const { common, functions } = compiled(source, options, features.map(webgpuCapabilities), {
-    panel: gpuPanel,
-    limits: options.limits ?? webgpuLimits,
-  });
+  const asked = askedFeatures(options.features);
+  // What a kernel does depends on subgroups alone; f16 says how its 16-bit memory is seen.
+  const sizes = asked === undefined ? usualSubgroups : [...new Set(asked.map((f) => f.subgroups))];
+  const { common, functions } = compiled(
+    source,
+    options,
+    sizes.map((subgroups) => webgpuCapabilities({ subgroups, f16: false })),
+    { panel: gpuPanel, limits: options.limits ?? webgpuLimits },
+  );
+  const bySize = new Map(sizes.map((size, i) => [size, functions[i] ?? []]));
+  const features =
+    asked ??
+    sizes.flatMap((subgroups) => [
+      ...(bySize.get(subgroups)?.some(holdsHalves) === true ? [{ subgroups, f16: true }] : []),
+      { subgroups, f16: false },
+    ]);
   const readOnly = readOnlyBuffers(common.plan, common.kernels);
+  const variants = features.map((f) => bySize.get(f.subgroups) ?? []);
   const wgsl = features.map((f, v): WgslVariant => {
-    const kernels = (functions[v] ?? []).map((fn) => renderWgsl(fn, { features: f, readOnly: readOnly.get(fn.name) ?? new Set() }));
+    const kernels = (variants[v] ?? []).map((fn) => renderWgsl(fn, { features: f, readOnly: readOnly.get(fn.name) ?? new Set() }));
     return { features: f, kernels };
   });
-  return { ...common, wgsl, imp: { plain: functions.at(-1) ?? [], variants: functions } };
+  return { ...common, wgsl, imp: { plain: variants.at(-1) ?? [], variants } };
+}
+
+/** Best first, and the core last, which needs none. */
+function askedFeatures(features: WebGpuOptions["features"]): readonly WgslFeatures[] | undefined {
+  if (features === undefined) return undefined;
+  const given = "length" in features ? features : [features];
+  return [...given.filter((f) => f.subgroups !== 0 || f.f16), coreFeatures];
+}
+
+function holdsHalves(fn: ImpFunction): boolean {
+  return [...fn.buffers, ...fn.scratch].some((memory) => memory.dtype === "f16");
 }
 
 /** What differs between targets before kernels become functions. */

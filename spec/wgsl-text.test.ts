@@ -45,7 +45,7 @@ describe("a kernel as WGSL", () => {
     const value = b.bind("v", b.mul(b.load(b.at("x", row), "f32x4", 0), b.vector("f32x4", 0.5)));
     const whole = b.binary("lt", b.vector("f32x4", 1), b.local("v", "f32x4"));
     expect(render(withBody([value, b.store(b.at("a name", row), whole)]))).toMatchInlineSnapshot(`
-      "struct Args { units: i32, n_N: i32, n_T: i32, }
+      "struct Args { units: i32, n_0: i32, n_1: i32, }
       @group(0) @binding(0) var<storage, read> p_x: array<vec4f>;
       @group(0) @binding(1) var<storage, read_write> p_a_name: array<u32>;
       @group(0) @binding(2) var<uniform> args: Args;

@@ -3,7 +3,7 @@
 
 import { afterAll } from "vitest";
 import { compileGraph, type WebGpuCompiled } from "../../compiler/compile.ts";
-import { coreFeatures, type WgslKernel } from "../../compiler/targets/wgsl/types.ts";
+import { coreFeatures } from "../../compiler/targets/wgsl/types.ts";
 import { ops, type OpName } from "../../ops/index.ts";
 import type { WebGpuDevice } from "../../runtime/devices/webgpu/device.ts";
 import { Session } from "../../runtime/session.ts";
@@ -29,10 +29,7 @@ export async function gpuConformance(driver: string, found: WebGpuDevice | strin
     await register({
       title: `${fuse ? "fused" : "unfused"}, ${driver}`,
       rows: gpuRows(found),
-      compile: (graph) => {
-        const compiled = compileGraph(graph, { target: "webgpu", features, fuse });
-        return { ...compiled, wgsl: compiled.wgsl.map((v) => ({ ...v, kernels: v.kernels.map(withPlainNames) })) };
-      },
+      compile: (graph) => compileGraph(graph, { target: "webgpu", features, fuse }),
       declines,
       flushes,
       calls: (op) => callsOf(op, calls),
@@ -63,15 +60,4 @@ function declines({ wgsl }: WebGpuCompiled): string | undefined {
   return largest > mostText
     ? `a kernel of ${Math.round(largest / 1000)} KB of WGSL, which a software driver compiles for minutes`
     : undefined;
-}
-
-/** The kernel with its sizes' names numbered: calls that differ in nothing else are then one text, which is compiled once. */
-function withPlainNames(kernel: WgslKernel): WgslKernel {
-  const names = new Map<string, string>();
-  const code = kernel.code.replaceAll(/\bn_S\d+_\d+\b/g, (name) => {
-    const plain = names.get(name) ?? `n_${names.size}`;
-    names.set(name, plain);
-    return plain;
-  });
-  return { ...kernel, code };
 }

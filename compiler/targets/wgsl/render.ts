@@ -36,7 +36,8 @@ class Renderer implements Around {
   readonly #layouts: ReadonlyMap<string, PlaceLayout>;
   readonly #places = new Names("p_");
   readonly #locals = new Names("v_");
-  readonly #sizes = new Names("n_");
+  /** By their places among the arguments: kernels of two graphs that call their sizes differently have the same text. */
+  readonly #sizes: ReadonlyMap<string, string>;
   readonly #library = new Library();
   readonly #expressions: Expressions;
   /** Names of constants that compilers must not know, by what they are. */
@@ -51,6 +52,7 @@ class Renderer implements Around {
   constructor(fn: ImpFunction, options: WgslOptions) {
     this.#fn = fn;
     this.#options = options;
+    this.#sizes = new Map(fn.dims.map((d, i) => [d, `n_${i}`]));
     this.#facts = new Congruences(fn);
     this.#layouts = layouts(fn, this.#facts, options.features.f16);
     this.#expressions = new Expressions(this);
@@ -69,7 +71,7 @@ class Renderer implements Around {
       ...(half ? ["enable f16;"] : []),
       // The subgroup's operations are where the function's author knows that all invocations arrive.
       ...(this.#exchanges ? ["enable subgroups;", "diagnostic(off, subgroup_uniformity);"] : []),
-      `struct Args { units: i32, ${fn.dims.map((d) => `${this.#sizes.of(d)}: i32, `).join("")}}`,
+      `struct Args { units: i32, ${[...this.#sizes.values()].map((name) => `${name}: i32, `).join("")}}`,
       ...fn.buffers.map((b, i) => {
         const access = bindings[i] === "read" ? "read" : "read_write";
         return `@group(0) @binding(${i}) var<storage, ${access}> ${this.#places.of(b.name)}: array<${this.#layout(b.name).element}>;`;
@@ -160,7 +162,9 @@ class Renderer implements Around {
   }
 
   size(name: string): string {
-    return `args.${this.#sizes.of(name)}`;
+    const place = this.#sizes.get(name);
+    if (place === undefined) throw new WgslError(`function ${this.#fn.name}: ${name} is none of its sizes`);
+    return `args.${place}`;
   }
 
   position(ptr: ImpExpr, offset: number): Position {
