@@ -13,16 +13,22 @@ import type { Recipe, StepInputs, StepOptions, StepResult, TrainerApi, TrainerOp
 /** The name under which checkpoints keep how many steps were done. */
 const stepName = "optimiser.step";
 
+/** What a trainer needs of a session: runs, and states between them. */
+export type StepSession = Pick<Session, "plan" | "run" | "readState" | "writeState" | "close">;
+
+/** Opens it; `weights` has what the parameters that are not trained begin from, and perhaps more. */
+export type OpenStepSession = (weights: WeightsOptions | undefined) => Promise<StepSession>;
+
 export class Trainer implements TrainerApi {
   readonly recipe: Recipe;
   readonly steps: number | undefined;
   /** Names of the parameters that were made from a seed. */
   readonly untrained: readonly string[];
-  readonly session: Session;
+  readonly session: StepSession;
   #done = 0;
   #tail: Promise<unknown> = Promise.resolve();
 
-  private constructor(recipe: Recipe, session: Session, steps: number | undefined, untrained: readonly string[]) {
+  private constructor(recipe: Recipe, session: StepSession, steps: number | undefined, untrained: readonly string[]) {
     this.recipe = recipe;
     this.session = session;
     this.steps = steps;
@@ -30,7 +36,19 @@ export class Trainer implements TrainerApi {
   }
 
   /** Loads kernels and parameters. Throws what Session.create throws, and InputError when nothing says how many steps there are. */
-  static async create(artefact: TrainingArtefact, options: TrainerOptions = {}): Promise<Trainer> {
+  static create(artefact: TrainingArtefact, options: TrainerOptions = {}): Promise<Trainer> {
+    const { device, threads, simd, init, signal, onProgress } = options;
+    return Trainer.over(artefact, options, (weights) =>
+      Session.create(artefact, { device, threads, simd, init, signal, onProgress, weights }),
+    );
+  }
+
+  /** The same over a session that `open` gives, whatever computes in it. */
+  static async over(
+    artefact: Pick<TrainingArtefact, "plan" | "training">,
+    options: Omit<TrainerOptions, "device" | "threads" | "simd" | "onProgress">,
+    open: OpenStepSession,
+  ): Promise<Trainer> {
     const recipe = artefact.training;
     const steps = options.steps ?? recipe.steps;
     if (steps === undefined && needsTotal(recipe.schedule))
@@ -52,11 +70,10 @@ export class Trainer implements TrainerApi {
     const params = await openParams([...artefact.plan.params, ...trained.filter((p) => !added.has(p.name))], weights, seed);
     try {
       const rest: WeightsOptions | undefined = weights === undefined ? undefined : { ...weights, extra: "ignore" };
-      const { device, threads, simd, init, signal, onProgress } = options;
-      const session = await Session.create(artefact, { device, threads, simd, init, signal, onProgress, weights: rest });
+      const session = await open(rest);
       try {
         for (const p of trained) {
-          signal?.throwIfAborted();
+          options.signal?.throwIfAborted();
           const bytes = new Uint8Array(elementCount(p.shape) * 4);
           await (added.has(p.name) ? own : params).read(p, 0, bytes);
           await session.writeState(p.name, tensorFromBytes("f32", p.shape, bytes));
