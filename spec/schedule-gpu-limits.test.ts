@@ -188,6 +188,37 @@ describe("parameters that are larger than a binding", () => {
     );
   });
 
+  test.each(["q8_0", "q4_1"] as const)(
+    "are split while they stay packed, as %s: all parts at the same rows, and nothing is unpacked that could not be bound",
+    async (format) => {
+      const graph = model(70, 128, 64);
+      const options = { target: "webgpu", features: [], quantise: format } as const;
+      const whole = compileGraph(graph, options);
+      const split = compileGraph(graph, { ...options, limits: { buffers: 8, bytes: 4096 } });
+      const parts = format === "q4_1" ? ["values", "scales", "minima"] : ["values", "scales"];
+      const named = (p: string): readonly string[] => ["0:32", "32:64", "64:70"].map((rows) => `embed.weight.${p}[${rows}]`);
+      expect(split.plan.params.map((p) => p.name).filter((name) => name.startsWith("embed"))).toEqual(parts.flatMap(named));
+      const given = ids(0, 31, 32, 63, 64, 69, 5);
+      const random = (rows: number): Tensor<"f32"> => ({
+        dtype: "f32",
+        shape: [rows, 128],
+        data: Float32Array.from({ length: rows * 128 }, (_, i) => ((i * 7919) % 1009) / 1009 - 0.5),
+      });
+      const bias: Tensor<"f32"> = { dtype: "f32", shape: [64], data: new Float32Array(64).fill(0.25) };
+      const weights = new Map([
+        ["embed.weight", random(70)],
+        ["up.weight", random(64)],
+        ["up.bias", bias],
+        ["down.weight", random(64)],
+      ]);
+      for (const source of [{ init: { seed: 7 } }, { weights }]) {
+        const [a, b] = [await emulated(whole, 0, given, source), await emulated(split, 0, given, source)];
+        expect(a.logits?.data.length).toBe(7 * 70);
+        for (const [i, x] of (a.logits?.data ?? []).entries()) expect(Math.abs(x - (b.logits?.data[i] ?? NaN))).toBeLessThan(1e-3);
+      }
+    },
+  );
+
   test("an embedding of 160 MB is bound in two parts", async () => {
     const [rows, width] = [40_000, 1024];
     const builder = new GraphBuilder("embed", typeRule);

@@ -1,6 +1,7 @@
 // Parameters that are too large for one binding of a device become several, some rows each, and what reads them reads the
 // parts: rows that are looked up are chosen among the parts, a product by a matrix becomes products by its rows. For devices
-// with such a limit alone (WebGPU: 128 MiB).
+// with such a limit alone (WebGPU: 128 MiB). The parts of a packed weight (values, scales, minima) are cut at the same rows.
+//   unpack([A; B], [s; t]) -> [unpack(A, s); unpack(B, t)]
 //   x·[A; B]ᵀ -> [x·Aᵀ, x·Bᵀ]     x·[A; B] -> x[:, :a]·A + x[:, a:]·B     [A; B][i] -> i < a ? A[i] : B[i - a]
 
 import { dim, dimConstant, type Dim } from "../ir/dim.ts";
@@ -8,6 +9,7 @@ import { bytesOf } from "../ir/dtype.ts";
 import type { GraphBuilder } from "../ir/graph/build.ts";
 import type { Graph, OpNode, ParamNode, ValueId } from "../ir/graph/types.ts";
 import { rowsName, type RowsOf } from "../ir/plan/rows.ts";
+import { opOf } from "../../ops/index.ts";
 import { keepOp, rewrite, type Example, type Pass } from "./rewrite.ts";
 
 /** Rows of a part are a multiple of it where there are enough, so that panels of a packed matrix are full. */
@@ -26,17 +28,36 @@ export function splitParams(limit: number): Pass {
     description: "parameters that are larger than a binding become several of some rows each",
     run: (graph) => {
       const large = largeParams(graph, limit);
-      return large.size === 0 ? graph : new Splitter(graph, large, limit).run();
+      return large.size === 0 ? graph : new Splitter(graph, large).run();
     },
   };
 }
 
-/** A result of the graph stays whole: it is no binding's business how it is read back. */
-function largeParams(graph: Graph, limit: number): ReadonlySet<ValueId> {
+/** Rows of a part, for each parameter that is split. A result of the graph stays whole: it is no binding's business how it is read back. */
+function largeParams(graph: Graph, limit: number): ReadonlyMap<ValueId, number> {
   const results = new Set([...graph.outputs, ...graph.updates].map((o) => o.value));
-  return new Set(
-    graph.nodes.flatMap((n) => (n.kind === "param" && !results.has(n.id) && rowsWithin(n, limit) !== undefined ? [n.id] : [])),
-  );
+  const params = new Map(graph.nodes.flatMap((n) => (n.kind === "param" && !results.has(n.id) ? [[n.id, n] as const] : [])));
+  const each = new Map<ValueId, number>();
+  for (const [id, node] of params) {
+    const rows = rowsWithin(node, limit);
+    if (rows !== undefined) each.set(id, rows);
+  }
+  const unpacking = graph.nodes.filter((n): n is OpNode => n.kind === "op" && opOf(n.op).unpacks === true);
+  for (let changed = true; changed;) {
+    changed = false;
+    for (const node of unpacking) {
+      const least = Math.min(...node.operands.map((id) => each.get(id) ?? Infinity));
+      // Parts that are no parameters, or that are wanted whole, keep the weight whole.
+      const whole = results.has(node.id) || node.operands.some((id) => !params.has(id));
+      for (const id of node.operands) {
+        if (least === Infinity || each.get(id) === (whole ? undefined : least)) continue;
+        if (whole) each.delete(id);
+        else each.set(id, least);
+        changed = true;
+      }
+    }
+  }
+  return each;
 }
 
 /** Rows of a part; undefined where the parameter need not, or cannot, be split. */
@@ -51,16 +72,14 @@ function rowsWithin({ type }: ParamNode, limit: number): number | undefined {
 
 class Splitter {
   private readonly graph: Graph;
-  private readonly large: ReadonlySet<ValueId>;
-  private readonly limit: number;
+  private readonly large: ReadonlyMap<ValueId, number>;
   private readonly parts = new Map<ValueId, readonly Part[]>();
   /** The whole again, for readers that can take it as rows of several. */
   private readonly wholes = new Map<ValueId, ValueId>();
 
-  constructor(graph: Graph, large: ReadonlySet<ValueId>, limit: number) {
+  constructor(graph: Graph, large: ReadonlyMap<ValueId, number>) {
     this.graph = graph;
     this.large = large;
-    this.limit = limit;
   }
 
   run(): Graph {
@@ -68,12 +87,14 @@ class Splitter {
       this.graph,
       (node, of, builder) => this.op(node, of, builder),
       () => true,
-      (node, builder) => (node.kind === "param" && this.large.has(node.id) ? this.split(node, builder) : undefined),
+      (node, builder) => {
+        const each = this.large.get(node.id);
+        return node.kind === "param" && each !== undefined ? this.split(node, each, builder) : undefined;
+      },
     );
   }
 
-  private split(node: ParamNode, builder: GraphBuilder): ValueId {
-    const each = rowsWithin(node, this.limit) ?? 1;
+  private split(node: ParamNode, each: number, builder: GraphBuilder): ValueId {
     const [size = dim(1), ...rest] = node.type.shape;
     const rows = dimConstant(size) ?? 0;
     const whole: RowsOf = node.rows ?? { of: node.name, first: 0, rows };
@@ -91,6 +112,7 @@ class Splitter {
   private op(node: OpNode, of: (old: ValueId) => ValueId, builder: GraphBuilder): ValueId {
     const partsOf = (i: number): readonly Part[] | undefined => this.parts.get(node.operands[i] ?? -1);
     const [table, matrix] = [partsOf(0), partsOf(1)];
+    if (opOf(node.op).unpacks === true && table !== undefined) return this.unpacked(builder, node, table);
     if (node.op === "gather" && table !== undefined && matrix === undefined) return looked(builder, table, of(node.operands[1] ?? -1));
     if (node.op === "matmul" && matrix !== undefined && table === undefined && node.type.shape.length === 2)
       return multiplied(builder, node, of(node.operands[0] ?? -1), matrix);
@@ -108,6 +130,16 @@ class Splitter {
       return known;
     };
     return keepOp(node, whole, builder);
+  }
+
+  /** A part for each part of the values, whose scales and minima have the same rows. */
+  private unpacked(builder: GraphBuilder, node: OpNode, values: readonly Part[]): ValueId {
+    const parts = values.map((p, i): Part => {
+      const operands = node.operands.map((id) => this.parts.get(id)?.[i]?.value ?? -1);
+      return { ...p, value: builder.op(node.op, operands, node.attrs) };
+    });
+    this.parts.set(node.id, parts);
+    return parts[0]?.value ?? -1;
   }
 }
 
@@ -244,6 +276,34 @@ export const splitParamsExamples: readonly Example[] = [
   %3 = concat(%0, %1) {axis: 0} : f32[6, 4]
   %4 = mul(%3, %2) : f32[6, 4]
   output "y" = %4
+}`,
+  },
+  {
+    says: "a packed weight is cut at the same rows in all its parts, whichever of them is too large",
+    before: `graph "packed" {
+  symbol T: 0..8
+  %0 = input "x" : f32[T, 64]
+  %1 = input "ids" : i32[T]
+  %2 = param "w.values" of q8_0 values "w" [6, 64] : i32[6, 16]
+  %3 = param "w.scales" of q8_0 scales "w" [6, 64] : f16[6, 2]
+  %4 = unpack(%2, %3) {bits: 8} : f32[6, 64]
+  %5 = matmul(%0, %4) {transpose_a: false, transpose_b: true} : f32[T, 6]
+  output "y" = %5
+}`,
+    after: `graph "packed" {
+  symbol T: 0..8
+  %0 = input "x" : f32[T, 64]
+  %1 = input "ids" : i32[T]
+  %2 = param "w.values[0:4]" of q8_0 values "w" [6, 64] rows 0 in 6 of "w.values" : i32[4, 16]
+  %3 = param "w.values[4:6]" of q8_0 values "w" [6, 64] rows 4 in 6 of "w.values" : i32[2, 16]
+  %4 = param "w.scales[0:4]" of q8_0 scales "w" [6, 64] rows 0 in 6 of "w.scales" : f16[4, 2]
+  %5 = param "w.scales[4:6]" of q8_0 scales "w" [6, 64] rows 4 in 6 of "w.scales" : f16[2, 2]
+  %6 = unpack(%2, %4) {bits: 8} : f32[4, 64]
+  %7 = unpack(%3, %5) {bits: 8} : f32[2, 64]
+  %8 = matmul(%0, %6) {transpose_a: false, transpose_b: true} : f32[T, 4]
+  %9 = matmul(%0, %7) {transpose_a: false, transpose_b: true} : f32[T, 2]
+  %10 = concat(%8, %9) {axis: 1} : f32[T, 6]
+  output "y" = %10
 }`,
   },
 ];
