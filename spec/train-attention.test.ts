@@ -2,60 +2,15 @@
 // columns, heads that share keys, causal or not; against the float64 evaluator.
 
 import { describe, expect, test } from "vitest";
-import { gradient } from "../compiler/autodiff/reverse.ts";
 import { compileGraph } from "../compiler/compile.ts";
-import { dim } from "../compiler/ir/dim.ts";
-import { GraphBuilder } from "../compiler/ir/graph/build.ts";
-import { evalGraph, type ConcreteTensor } from "../compiler/ir/graph/eval.ts";
+import { evalGraph } from "../compiler/ir/graph/eval.ts";
 import { bindPlan } from "../compiler/ir/plan/bind.ts";
-import { referenceOf, typeRule } from "../ops/index.ts";
+import { referenceOf } from "../ops/index.ts";
 import { Session } from "../runtime/session.ts";
+import { attentionGradient, gradientInputs, same, type GradientCase } from "./attention-gradient-graph.ts";
 import { fromRuntime, toRuntime } from "./conformance/tensors.ts";
-import { weight } from "./generator.ts";
 
-interface Case {
-  readonly heads: readonly [number, number];
-  readonly features: readonly [number, number];
-  readonly causal: boolean;
-  /** Queries and keys of each segment. */
-  readonly segments: readonly (readonly [number, number])[];
-}
-
-function build({ heads: [hq, hk], features: [d, dv], causal }: Case) {
-  const b = new GraphBuilder("attend", typeRule);
-  const [tq, tk, p] = [b.symbol("Tq", 0, 100000), b.symbol("Tk", 0, 100000), b.symbol("P1", 1, 10000)];
-  const f32 = (name: string, t: typeof tq, h: number, n: number) => b.input(name, { dtype: "f32", shape: [t, dim(h), dim(n)] });
-  const [q, k, v] = [f32("q", tq, hq, d), f32("k", tk, hk, d), f32("v", tk, hk, dv)];
-  const list = (name: string, t: typeof tq) => b.input(name, { dtype: "i32", shape: [t] });
-  const tables = [list("segment", tq), list("q_offsets", p), list("k_offsets", p)];
-  b.output("y", b.op("attention", [q, k, v, ...tables], { scale: d ** -0.5, causal }));
-  return gradient(b.build(), { wrt: [q, k, v] });
-}
-
-function inputsOf({ heads: [hq, hk], features: [d, dv], segments }: Case): Readonly<Record<string, ConcreteTensor>> {
-  const running = (side: 0 | 1): number[] => segments.reduce<number[]>((all, s) => [...all, (all.at(-1) ?? 0) + s[side]], [0]);
-  const [qs, ks] = [running(0), running(1)];
-  const [tq, tk] = [qs.at(-1) ?? 0, ks.at(-1) ?? 0];
-  const f32 = (name: string, shape: readonly number[], by: number): ConcreteTensor => ({
-    dtype: "f32",
-    shape,
-    data: Float64Array.from(weight(`${name}.bias`, shape), (x) => Math.fround(10 * by * x)),
-  });
-  const list = (values: readonly number[]): ConcreteTensor => ({ dtype: "i32", shape: [values.length], data: Float64Array.from(values) });
-  return {
-    q: f32("q", [tq, hq, d], 2),
-    k: f32("k", [tk, hk, d], 2),
-    v: f32("v", [tk, hk, dv], 1),
-    "d.y": f32("g", [tq, hq, dv], 1),
-    segment: list(segments.flatMap(([n], i) => new Array<number>(n).fill(i))),
-    q_offsets: list(qs),
-    k_offsets: list(ks),
-  };
-}
-
-const same = (...lengths: readonly number[]): readonly (readonly [number, number])[] => lengths.map((n) => [n, n]);
-
-const cases: readonly (readonly [string, Case])[] = [
+const cases: readonly (readonly [string, GradientCase])[] = [
   ["one long segment", { heads: [1, 1], features: [8, 4], causal: false, segments: same(211) }],
   ["causal, several blocks of rows and columns", { heads: [2, 2], features: [4, 4], causal: true, segments: same(200) }],
   ["many short segments", { heads: [3, 3], features: [4, 12], causal: true, segments: same(1, 5, 2, 17, 1, 1, 40, 3, 9, 100) }],
@@ -92,9 +47,9 @@ const cases: readonly (readonly [string, Case])[] = [
 ];
 
 describe.each(cases)("%s", (_, c) => {
-  const graph = build(c);
+  const graph = attentionGradient(c);
   const compiled = compileGraph(graph);
-  const inputs = inputsOf(c);
+  const inputs = gradientInputs(c);
 
   test("the cotangents are the evaluator's, on kernels of their own", async () => {
     expect(compiled.plainLoops).toEqual([]);
@@ -115,7 +70,7 @@ describe.each(cases)("%s", (_, c) => {
 });
 
 test("the memory of forward and backward grows with the tokens, not with their square", () => {
-  const { plan } = compileGraph(build({ heads: [2, 2], features: [8, 8], causal: true, segments: [] }));
+  const { plan } = compileGraph(attentionGradient({ heads: [2, 2], features: [8, 8], causal: true }));
   const arena = (t: number): number =>
     bindPlan(plan, { q: [t, 2, 8], k: [t, 2, 8], v: [t, 2, 8], "d.y": [t, 2, 8], segment: [t], q_offsets: [2], k_offsets: [2] }).arenaBytes;
   expect(arena(20000) / arena(10000)).toBeLessThan(2.1);

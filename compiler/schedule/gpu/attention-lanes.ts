@@ -25,7 +25,7 @@ import {
 } from "../../ir/imp/build.ts";
 import type { ImpExpr, ImpScratch } from "../../ir/imp/types.ts";
 import { dim } from "../../ir/dim.ts";
-import { branch, each, lowest, put, set, stepping, type Attention } from "../attention-parts.ts";
+import { branch, each, lowest, put, set, stepping, type Attention, type Emitting } from "../attention-parts.ts";
 import type { Block } from "../emit.ts";
 import { laneName } from "../finish.ts";
 import { exp, variable } from "./parts.ts";
@@ -40,14 +40,19 @@ export function laneScratch(inner: number, features: number): readonly ImpScratc
   return [f32(own.queries, inner), f32(own.sums, features)];
 }
 
-export interface LaneQueries {
-  readonly c: Attention;
+/** What code for lanes that exchange needs to know. */
+export interface Exchanging {
+  readonly c: Emitting;
   readonly lanes: number;
+  /** `value` as a number that drivers do not know. */
+  readonly unknown: (value: number) => ImpExpr;
+}
+
+export interface LaneQueries extends Exchanging {
+  readonly c: Attention;
   /** The first query of the workgroup, and how many there are in all. */
   readonly first: ImpExpr;
   readonly all: ImpExpr;
-  /** `value` as a number that drivers do not know. */
-  readonly unknown: (value: number) => ImpExpr;
 }
 
 export function attendByLanes(q: LaneQueries, block: Block): void {
@@ -85,13 +90,13 @@ interface Rows {
   readonly total: ImpExpr;
 }
 
-function gathered4([a, b, d, e]: readonly ImpExpr[]): ImpExpr {
+export function gathered4([a, b, d, e]: readonly ImpExpr[]): ImpExpr {
   if (a === undefined || b === undefined || d === undefined || e === undefined) throw new Error("four queries a lane");
   return gathered(a, b, d, e);
 }
 
 /** The least or largest of what all queries of all lanes have. */
-function least(q: LaneQueries, block: Block, values: readonly ImpExpr[], op: "min" | "max"): ImpExpr {
+export function least(q: Exchanging, block: Block, values: readonly ImpExpr[], op: "min" | "max"): ImpExpr {
   let all = q.c.emitter.name(
     block,
     "of_all",
@@ -105,7 +110,7 @@ function least(q: LaneQueries, block: Block, values: readonly ImpExpr[], op: "mi
   return all;
 }
 
-function uniform(q: LaneQueries, block: Block, value: ImpExpr): ImpExpr {
+export function uniform(q: Exchanging, block: Block, value: ImpExpr): ImpExpr {
   const name = q.c.emitter.fresh("all");
   block.statements.push({ k: "uniform", name, type: "i32", value });
   return variable(name);
@@ -168,29 +173,33 @@ function keys(q: LaneQueries, block: Block, s: ImpExpr, high: ImpExpr, alike: Im
   );
 }
 
+/** What lane `lane` has. */
+export function taken(q: Exchanging, block: Block, value: ImpExpr, lane: number): ImpExpr {
+  const name = q.c.emitter.fresh("one");
+  block.statements.push({ k: "exchange", name, type: "f32", op: "from", value, lane: int(lane) });
+  return { k: "var", name, type: "f32" };
+}
+
 /** For features i of `count` at each lane's `place`: `step` is given what lane j has. */
 function products(
-  q: LaneQueries,
+  q: Exchanging,
   block: Block,
   place: ImpExpr,
   count: number,
   step: (inside: Block, i: ImpExpr, values: (lane: number) => ImpExpr) => void,
 ): void {
   const { c } = q;
-  const taken =
+  const of =
     (inside: Block, value: ImpExpr) =>
-    (j: number): ImpExpr => {
-      const name = c.emitter.fresh("one");
-      inside.statements.push({ k: "exchange", name, type: "f32", op: "from", value, lane: int(j) });
-      return { k: "var", name, type: "f32" };
-    };
+    (j: number): ImpExpr =>
+      taken(q, inside, value, j);
   const whole = count - (count % 4);
   if (whole > 0)
     each(c, block, "i", int(0), q.unknown(whole), 4, (inside, i) => {
       const four = c.emitter.name(inside, "four", load(advance(place, i), "f32x4"));
-      for (let n = 0; n < 4; n++) step(inside, add(i, int(n)), taken(inside, c.emitter.name(inside, "x", laneOf(four, n))));
+      for (let n = 0; n < 4; n++) step(inside, add(i, int(n)), of(inside, c.emitter.name(inside, "x", laneOf(four, n))));
     });
-  for (let i = whole; i < count; i++) step(block, int(i), taken(block, c.emitter.name(block, "x", load(place, "f32", i))));
+  for (let i = whole; i < count; i++) step(block, int(i), of(block, c.emitter.name(block, "x", load(place, "f32", i))));
 }
 
 /** The means: sums over totals, 0 for a query that saw no key. */

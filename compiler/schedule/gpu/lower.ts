@@ -5,6 +5,7 @@ import type { ImpFunction } from "../../ir/imp/types.ts";
 import type { Kernel } from "../../ir/kernel/types.ts";
 import type { Capabilities } from "../capabilities.ts";
 import { lowerGpuAttention } from "./attention.ts";
+import { lowerGpuAttentionGradient } from "./attention-gradient.ts";
 import { lowerGpuMatmul } from "./matmul.ts";
 import { lowerPoints } from "./points.ts";
 import { lowerRows } from "./rows.ts";
@@ -23,7 +24,9 @@ export function lowerGpu(kernel: Kernel, capabilities: Capabilities): GpuLowered
       ? lowerGpuMatmul(kernel, gpu)
       : kernel.pattern?.k === "attention"
         ? lowerGpuAttention(kernel, capabilities, gpu)
-        : undefined;
+        : kernel.pattern === undefined
+          ? lowerGpuAttentionGradient(kernel, gpu)
+          : undefined;
   if (built !== undefined) return { fn: built, built: true };
   return { fn: lowerRows(kernel, gpu) ?? lowerPoints(kernel), built: false };
 }
