@@ -8,7 +8,7 @@ import { repeats } from "./repeats.ts";
 import { bytesText, countText, tableText } from "./terminal.ts";
 
 export function explanationText(e: Explanation): string {
-  return [header(e), kernelsText(e.kernels), operations(e), warnings(e), unquantised(e), unfused(e), memory(e)]
+  return [header(e), kernelsText(e.kernels), operations(e), warnings(e), unquantised(e), unfused(e), recomputation(e), memory(e)]
     .filter((part) => part !== "")
     .join("\n\n");
 }
@@ -100,6 +100,25 @@ function unfused(e: Explanation): string {
     first.reason,
   ]);
   return `not fused\n${tableText(rows, [0])}`;
+}
+
+/** What a budget made of the values that the backward pass reads. */
+function recomputation({ recomputation: r }: Explanation): string {
+  if (r === null) return "";
+  const share = ((100 * r.flops.again) / Math.max(1, r.flops.before)).toFixed(1);
+  const lines = [
+    `memory budget ${bytesText(r.budget)}: predicted peak ${bytesText(r.predicted.peak)}, of ${bytesText(r.before.peak)} with nothing computed again; ` +
+      `${countText(Math.max(0, r.flops.again))} operations more (${share} %)`,
+  ];
+  for (const [what, values] of [
+    ["computed again", r.recomputed],
+    ["kept for the backward pass", r.kept],
+  ] as const) {
+    if (values.length === 0) continue;
+    const rows = values.map((v) => [v.count === 1 ? "" : `${v.count} ×`, bytesText(v.bytes), v.op, v.at, v.type]);
+    lines.push(`${what}\n${tableText([["", "bytes", "operation", "at", "type"], ...rows], [0, 1])}`);
+  }
+  return lines.join("\n");
 }
 
 function memory(e: Explanation): string {

@@ -23,6 +23,7 @@ const codes: Readonly<Record<string, ExitCode>> = {
   TrainingDataError: 1,
   TrainingError: 1,
   AutodiffError: 1,
+  MemoryBudgetError: 3,
   ResourceError: 3,
   OutOfMemoryError: 3,
   DeviceError: 3,

@@ -33,8 +33,8 @@ export interface RunSizes {
 export interface MemoryBudget {
   /** Of everything that a step holds on the device: parameters, the optimiser's states, and the values of a run. */
   readonly bytes: number;
-  /** The budget holds for runs of these sizes. */
-  readonly sizes: readonly RunSizes[];
+  /** The budget holds for runs of these sizes; a function is asked when the step is planned. */
+  readonly sizes: readonly RunSizes[] | ((plan: Plan) => readonly RunSizes[]);
   /** Where the device's buffers begin; 64 when left out, which is WebAssembly's. */
   readonly alignment?: number | undefined;
 }
@@ -133,7 +133,8 @@ function planned(graph: Graph, fusion: FuseOptions, budget: MemoryBudget): Plann
   const built = grouping.groups.map((g) => templates.build(g));
   const dispatches = built.map((b, i): Dispatch => ({ built: b, fn: { name: `kernel_${i}`, dims: [], units: dim(1) }, scratch: dim(0) }));
   const plan = makePlan(graph, grouping, attentionPairs(graph), dispatches);
-  const bound = budget.sizes.map(({ shapes, given }) =>
+  const sizes = typeof budget.sizes === "function" ? budget.sizes(plan) : budget.sizes;
+  const bound = sizes.map(({ shapes, given }) =>
     bindPlan(plan, { ...scalarShapes(plan), ...shapes }, given, undefined, budget.alignment ?? cacheLine),
   );
   const blocks = bound.map((b) => placeBlock(plan, b).bytes);

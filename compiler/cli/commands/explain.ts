@@ -13,6 +13,7 @@ import { runHostProgram } from "../../ir/plan/host-eval.ts";
 import { weightsMemory } from "../../ir/plan/memory.ts";
 import type { Plan, PlanBuffer, PlanParam, Step } from "../../ir/plan/types.ts";
 import type { Recipe } from "../../ir/plan/training.ts";
+import type { Recomputation } from "../../train/budget.ts";
 import { compileTraining, type CompiledTraining } from "../../train/index.ts";
 import { assignments, imageSize, loadChecked } from "../common.ts";
 import { compileFile, type CompilingOptions } from "../compiling.ts";
@@ -24,6 +25,8 @@ import type { Terminal } from "../terminal.ts";
 export interface ExplainOptions extends CompilingOptions {
   /** The training step that the file's train section asks for, in place of a graph. */
   readonly train?: boolean;
+  /** Bytes that a training step may hold. */
+  readonly memory?: number;
   readonly imageSize?: string;
   readonly size: readonly string[];
 }
@@ -74,6 +77,8 @@ export interface Explanation {
   readonly parameters: number;
   /** Null unless a training step is explained. */
   readonly training: ExplainedTraining | null;
+  /** Null unless a budget was given for the memory of a training step. */
+  readonly recomputation: Recomputation | null;
   /** Weights that are held packed, by their form: how many, their elements, and the bytes of all their parts. */
   readonly packed: readonly { readonly format: string; readonly weights: number; readonly elements: number; readonly bytes: number }[];
   /** Matrices that were to be packed and are not, with the reasons. */
@@ -102,8 +107,11 @@ export interface Explanation {
 }
 
 export function explain(file: string, options: ExplainOptions, terminal: Terminal): void {
-  const { compiled, recipe } =
-    options.train === true ? trainingFile(file, options, terminal) : { ...compileFile(file, options, terminal), recipe: undefined };
+  if (options.memory !== undefined && options.train !== true) throw usageError("--memory is of a training step: give --train too");
+  const { compiled, recipe, recomputation } =
+    options.train === true
+      ? trainingFile(file, options, terminal)
+      : { ...compileFile(file, options, terminal), recipe: undefined, recomputation: undefined };
   const { plan } = compiled;
   const { shapes, given } = givenSizes(plan, options);
   const layout = new Layout(plan, shapes, given);
@@ -117,6 +125,7 @@ export function explain(file: string, options: ExplainOptions, terminal: Termina
     parameters:
       plan.params.reduce((sum, p) => sum + ownElements(p), 0) + (recipe?.parameters ?? []).reduce((sum, p) => sum + elementsOf(p.shape), 0),
     training: recipe === undefined ? null : trainingOf(recipe),
+    recomputation: recomputation ?? null,
     packed: packedOf(plan),
     unquantised: compiled.unquantised,
     tokens: slicing?.tokens ?? null,
@@ -148,11 +157,13 @@ function trainingFile(
   file: string,
   options: ExplainOptions,
   terminal: Terminal,
-): { readonly compiled: CompiledTraining; readonly recipe: Recipe } {
+): { readonly compiled: CompiledTraining; readonly recipe: Recipe; readonly recomputation: Recomputation | undefined } {
   const program = loadChecked(file, options, terminal);
   if (program.train === undefined) throw usageError(`${file} has no train section`);
-  const compiled = compileTraining(program, { fuse: options.fuse, fusionGas: options.fusionGas });
-  return { compiled, recipe: compiled.training };
+  const { memory: bytes, fuse, fusionGas } = options;
+  const memory = bytes === undefined ? undefined : { bytes, sizes: (plan: Plan) => [givenSizes(plan, options)] };
+  const compiled = compileTraining(program, { fuse, fusionGas, memory });
+  return { compiled, recipe: compiled.training, recomputation: compiled.recomputation };
 }
 
 function trainingOf(recipe: Recipe): ExplainedTraining {
@@ -191,14 +202,14 @@ function stateBytes(plan: Plan, layout: Layout): number {
   return plan.states.reduce((sum, s) => sum + layout.allocatedBytes(s.buffer), 0);
 }
 
-interface GivenSizes {
+export interface GivenSizes {
   readonly shapes: Readonly<Record<string, readonly number[]>>;
   /** Integers of a run, and its values of shape code. */
   readonly given: Readonly<Record<string, HostValue>>;
 }
 
 /** Every input's shape and every integer of a run, from --image-size and --size. */
-function givenSizes(plan: Plan, options: ExplainOptions): GivenSizes {
+export function givenSizes(plan: Plan, options: Pick<ExplainOptions, "imageSize" | "size">): GivenSizes {
   const given: Record<string, number> = {};
   const values: Record<string, HostValue> = {};
   if (options.imageSize !== undefined) {
