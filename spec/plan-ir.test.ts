@@ -12,6 +12,7 @@ import { parsePlan } from "../compiler/ir/plan/parse.ts";
 import { printPlan } from "../compiler/ir/plan/print.ts";
 import type { Plan, PlanBuffer, PlanParam, Step } from "../compiler/ir/plan/types.ts";
 import { verifyPlan } from "../compiler/ir/plan/verify.ts";
+import type { Accesses } from "../compiler/ir/plan/verify-steps.ts";
 import { checkPlan } from "../runtime/artefact.ts";
 import { generatedGraphs } from "./conformance/graphs.ts";
 import { anyDim, anyName, anyNumber } from "./conformance/kernels.ts";
@@ -162,7 +163,7 @@ const anyPlan: fc.Arbitrary<Plan> = fc.record({
   steps: list(step),
 });
 
-const accesses = (compiled: ReturnType<typeof compileGraph>): ReadonlyMap<string, readonly ("read" | "write")[]> =>
+const accesses = (compiled: ReturnType<typeof compileGraph>): Accesses =>
   new Map(compiled.kernels.map((k) => [k.name, k.buffers.map((b) => b.access)]));
 
 describe("the text of a plan", () => {

@@ -15,6 +15,8 @@ export interface Values {
   readonly symbols: readonly DimSymbol[];
   /** See Note [Written in place]; none when left out. */
   readonly inPlace?: ReadonlyMap<ValueId, ValueId>;
+  /** By a state's new value that its kernel writes over the old one, element by element, the state: see siblings.ts. */
+  readonly updated?: ReadonlyMap<ValueId, ValueId>;
   /** Columns of a panel of a packed operand. */
   readonly panel: number;
 }
@@ -72,7 +74,7 @@ export function bufferOf(values: Values, value: ValueId): ValueId {
 }
 
 /** The name under which expressions load a value, before buffers are numbered. */
-const loadName = (value: ValueId): string => `%${value}`;
+export const loadName = (value: ValueId): string => `%${value}`;
 
 export function nodeOf(values: Values, value: ValueId): GraphNode {
   const node = values.nodes.get(value);

@@ -10,6 +10,7 @@ import { opOf } from "../../ops/index.ts";
 import type { BindingLimits } from "../passes/limits.ts";
 import { parametric } from "../passes/parametric.ts";
 import { bufferOf, inPlaceWrites, isSplat, nodeOf, type Values } from "./expand.ts";
+import { joinSiblings, updateInPlace } from "./siblings.ts";
 import { emptyGroup, hasFold, mayJoin, readBy, rowsWith, type Group } from "./legality.ts";
 
 export interface FuseOptions {
@@ -103,7 +104,13 @@ class Fuser {
     const place = (g: Group): number => (order.get(g.packs ?? g.root) ?? 0) + (g.packs === undefined ? 0.25 : 0);
     // A packed operand stands just before the multiply that reads it.
     const groups = [...this.rootOf.values(), ...this.packOf.values()].sort((a, b) => place(a) - place(b));
-    return { values: this.values, groups, fixed: this.fixed, declined: this.declined.toReversed() };
+    const { fixed, values } = this;
+    const declined = this.declined.toReversed();
+    if (!this.options.fuse) return { values, groups, fixed, declined };
+    const gas = (this.options.gas ?? Infinity) - this.accepted;
+    const joined = joinSiblings(this.graph, values, groups, { buffers: this.mostBuffers, gas, fixed });
+    const { updated, groups: all } = updateInPlace(this.graph, values, joined, fixed);
+    return { values: { ...values, updated }, groups: all, fixed, declined };
   }
 
   /** The value whose buffer holds `v`: reshapes are views when fusing. */

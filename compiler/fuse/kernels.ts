@@ -9,7 +9,7 @@ import { add, binary, i32, load, mapOperands, mul, select, typeOfExpr, variable 
 import { Interner, substitute } from "../ir/kernel/intern.ts";
 import { scalarTypeOf, type Axis, type Expr, type Kernel, type KernelBuffer, type Pattern, type Stage } from "../ir/kernel/types.ts";
 import { linearIndex } from "../../ops/expr.ts";
-import { Expander, nodeOf, placeOf, writtenType, type Values } from "./expand.ts";
+import { Expander, loadName, nodeOf, placeOf, writtenType, type Values } from "./expand.ts";
 import { axisName, contractionFold, emptyGroup, expandGroup, type Group } from "./legality.ts";
 import { attentionParts, contractionParts, productParts } from "./patterns.ts";
 import { rowReductions } from "./rows.ts";
@@ -20,7 +20,7 @@ export type Operand = { readonly k: "value"; readonly id: ValueId } | { readonly
 
 export interface BuiltKernel {
   readonly kernel: Kernel;
-  /** In the order of the kernel's buffers; the last one is written. */
+  /** In the order of the kernel's buffers; the last ones are written, in the order of the group's roots. */
   readonly operands: readonly Operand[];
   readonly group: Group;
   /** At how many positions the kernel makes each value it holds; more than one where it makes elements again. */
@@ -132,7 +132,34 @@ function attentionKernel(values: Values, g: Group): BuiltKernel {
   return finish(values, g, { axes: axesOf(shape), stages, ...(pattern === undefined ? {} : { pattern }) }, expander.times);
 }
 
+/** Several values at the same elements: a store each. What several of them need is made once. */
+function siblingsKernel(values: Values, g: Group): BuiltKernel {
+  const { axes, stores, expander } = siblingValues(values, g);
+  const stages = stores.map((s, i): Stage => ({ k: "store", axes: [], buffer: outName(i), index: s.index, value: s.value }));
+  return finish(values, g, { axes: axes.filter((a) => dimConstant(a.extent) !== 1), stages }, expander.times);
+}
+
+/** The values of a group's roots at the elements that they share, and the place of an element in each of their buffers. */
+export function siblingValues(
+  values: Values,
+  g: Pick<Group, "roots" | "inlined">,
+): {
+  readonly axes: readonly Axis[];
+  readonly stores: readonly { readonly index: Expr; readonly value: Expr }[];
+  readonly expander: Expander;
+} {
+  const roots = new Set(g.roots);
+  const expander = new Expander(values, { isInlined: (v) => g.inlined.has(v) || roots.has(v) });
+  const { shape } = nodeOf(values, g.roots[0] ?? -1).type;
+  const at = shape.map((d, i) => expander.axis(axisName(i), d));
+  const index = expander.simplifier.simplify(linearIndex(at, shape));
+  return { axes: axesOf(shape), stores: g.roots.map((root) => ({ index, value: expander.root(root, at) })), expander };
+}
+
+const outName = (root: number): string => (root === 0 ? "out" : `out_${root}`);
+
 function loopKernel(values: Values, g: Group): BuiltKernel {
+  if (g.roots.length > 1 || values.updated?.has(g.root) === true) return siblingsKernel(values, g);
   const { expander, value } = expandGroup(values, g);
   const { shape } = writtenType(values, g.root);
   const index = storeIndex(values, g.root, expander);
@@ -187,7 +214,9 @@ function finish(values: Values, g: Group, body: Body, made: ReadonlyMap<ValueId,
   const names = new Map<string, string>();
   const buffers: KernelBuffer[] = [];
   const named = (name: string): string => {
-    const known = names.get(name);
+    const own = updates.get(name);
+    if (own !== undefined) updated.add(own);
+    const known = own ?? names.get(name);
     if (known !== undefined) return known;
     const made = `x${operands.length}`;
     names.set(name, made);
@@ -203,6 +232,14 @@ function finish(values: Values, g: Group, body: Body, made: ReadonlyMap<ValueId,
     }
     return made;
   };
+  // A state that is updated is read under the name under which it is written.
+  const updates = new Map<string, string>();
+  if (g.packs === undefined)
+    for (const [i, root] of g.roots.entries()) {
+      const state = values.updated?.get(root);
+      if (state !== undefined) updates.set(loadName(state), outName(i));
+    }
+  const updated = new Set<string>();
   const interner = new Interner();
   const done = new Map<Expr, Expr>();
   const rename = (e: Expr): Expr => {
@@ -218,18 +255,28 @@ function finish(values: Values, g: Group, body: Body, made: ReadonlyMap<ValueId,
   );
   const pattern = body.pattern === undefined ? undefined : renamePattern(body.pattern, rename);
   const packedBuffer = packed === undefined || g.packs !== undefined ? undefined : names.get(packName(packed));
-  const own = g.packs === undefined ? nodeOf(values, g.root).type : packedType(values, g.packs);
-  operands.push(g.packs === undefined ? { k: "value", id: g.root } : { k: "pack", of: g.packs });
+  const outs: KernelBuffer[] = [];
+  const out = (i: number, { dtype, shape }: Pick<KernelBuffer, "dtype" | "shape">): void => {
+    outs.push({ name: outName(i), dtype, shape, access: updated.has(outName(i)) ? "update" : "write" });
+  };
+  if (g.packs !== undefined) {
+    operands.push({ k: "pack", of: g.packs });
+    out(0, packedType(values, g.packs));
+  } else
+    for (const [i, id] of g.roots.entries()) {
+      operands.push({ k: "value", id });
+      out(i, nodeOf(values, id).type);
+    }
   const kernel: Kernel = {
     name: "",
     axes: body.axes,
-    buffers: [...buffers, { name: "out", dtype: own.dtype, shape: own.shape, access: "write" }],
+    buffers: [...buffers, ...outs],
     stages,
     schedule: packedBuffer === undefined ? [] : [{ k: "packed", buffer: packedBuffer, panel: values.panel }],
     ...(pattern === undefined ? {} : { pattern }),
     sources: sourcesOf(values, g),
   };
-  return { kernel, operands, group: g, times: new Map([...made, [g.root, made.get(g.root) ?? 1]]) };
+  return { kernel, operands, group: g, times: new Map([...made, ...g.roots.map((root) => [root, made.get(root) ?? 1] as const)]) };
 }
 
 function renamePattern(p: Pattern, rename: (e: Expr) => Expr): Pattern {
@@ -253,7 +300,7 @@ function renamePattern(p: Pattern, rename: (e: Expr) => Expr): Pattern {
 
 /** Every place whose work the kernel does, in the order of the graph, each once. */
 export function sourcesOf(values: Values, g: Group): readonly Loc[] {
-  const ids = g.packs === undefined ? [...g.inlined, g.root] : [...g.inlined, g.packs];
+  const ids = g.packs === undefined ? [...g.inlined, ...g.roots] : [...g.inlined, g.packs];
   const seen = new Map<string, Loc>();
   for (const id of ids.sort((a, b) => a - b)) {
     const { loc } = nodeOf(values, id);

@@ -14,6 +14,8 @@ import { repeatsRow } from "./rows.ts";
 /** One kernel to be: a value that is written, and the values that disappear into it. */
 export interface Group {
   readonly root: ValueId;
+  /** All values that are written, in the order in which they are; several where siblings.ts made one kernel of some. */
+  readonly roots: readonly ValueId[];
   /** The multiply whose right operand this kernel packs into panels; its root is that operand. */
   readonly packs: ValueId | undefined;
   readonly inlined: Set<ValueId>;
@@ -31,6 +33,7 @@ export interface Group {
 export function emptyGroup(root: ValueId, more: Partial<Group> = {}): Group {
   return {
     root,
+    roots: [root],
     packs: undefined,
     inlined: new Set(),
     contraction: undefined,
@@ -180,6 +183,8 @@ export function rowsWith(values: Values, g: Group, node: OpNode): readonly numbe
     if (rows === undefined) rows = at;
     if (at.join() !== rows.join()) return "it would be reduced again for every element";
   }
+  // One element has nothing made again.
+  if (own.length === 0) return [];
   if (rows === undefined || rows.length === own.length) return whole ? own : "it would be reduced again for every element";
   if (rows.length === 0 && own.length > 0 && !whole) return "its reader could not be divided over threads";
   if (!whole && repeatsRow(value, new Set(rows.map(axisName)), expander.simplifier.interner))
@@ -236,11 +241,11 @@ export function readBy(
       // A state that is written in place is not read.
       if (i === 0 && values.inPlace?.has(id) === true && opOf(node.op).overwrites !== undefined) continue;
       if (multiplies && i === 1) found.add("pack");
-      else if (g.inlined.has(o) || o === extra || isNever(o)) visit(o);
+      else if (g.inlined.has(o) || o === extra || g.roots.includes(o) || isNever(o)) visit(o);
       else if (!isSplat(nodeOf(values, bufferOf(values, o)))) found.add(bufferOf(values, o));
     }
   };
-  if (g.packs === undefined) visit(g.root);
+  if (g.packs === undefined) for (const root of g.roots) visit(root);
   else if (g.inlined.has(g.root) || g.root === extra) visit(g.root);
   else found.add(bufferOf(values, g.root));
   return found;

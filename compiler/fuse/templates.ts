@@ -57,7 +57,7 @@ export class KernelTemplates {
     const lines: string[] = [];
     // The operand that a pack is of is read, unless it is made there.
     const inside = (v: ValueId): boolean =>
-      (v === g.root && g.packs === undefined) || v === g.packs || v === g.contraction || g.inlined.has(v);
+      (g.packs === undefined && g.roots.includes(v)) || v === g.packs || v === g.contraction || g.inlined.has(v);
     const visit = (v: ValueId): number => {
       const before = seen.get(v);
       if (before !== undefined) return before;
@@ -79,9 +79,13 @@ export class KernelTemplates {
       return number;
     };
     visit(g.packs ?? g.root);
-    visit(g.root);
+    // Which state is updated is part of the structure: it is read under the name of what is written.
+    const roots = g.roots.map((root) => {
+      const state = this.values.updated?.get(root);
+      return `${visit(root)}${state === undefined ? "" : ` over ${visit(state)}`}`;
+    });
     const place = this.values.inPlace?.has(g.root) === true ? "in place " : "";
-    const kind = `${place}${g.packs === undefined ? "" : "packs "}${g.attention ? "attention " : ""}${g.heavy ? "heavy " : ""}rows ${g.rows?.join() ?? "none"}`;
+    const kind = `${place}${g.packs === undefined ? "" : "packs "}${g.attention ? "attention " : ""}${g.heavy ? "heavy " : ""}rows ${g.rows?.join() ?? "none"} roots ${roots.join()}`;
     const own = g.contraction === undefined ? "" : `contraction ${seen.get(g.contraction) ?? "outside"} ${this.packed.has(g.contraction)}`;
     return { text: [kind, own, ...lines].join("\n"), order };
   }

@@ -131,7 +131,11 @@ export function kernelBytes(values: Values, { kernel, operands, group: g }: Buil
     const operand = operands[i];
     const whole = dimProduct(b.shape);
     const part =
-      operand?.k !== "value" ? undefined : operand.id === g.root ? dimProduct(writtenType(values, g.root).shape) : touched.get(operand.id);
+      operand?.k !== "value"
+        ? undefined
+        : g.roots.includes(operand.id)
+          ? dimProduct(writtenType(values, operand.id).shape)
+          : touched.get(operand.id);
     sum = dimAdd(sum, dimMul(dim(bytesOf(b.dtype)), part === undefined ? whole : least(values, part, whole)));
   }
   return sum;
@@ -139,9 +143,9 @@ export function kernelBytes(values: Values, { kernel, operands, group: g }: Buil
 
 /** At most how many elements of each value the group's operations ask for. */
 function elementsRead(values: Values, g: Group): ReadonlyMap<ValueId, Dim> {
-  const asked = new Map<ValueId, Dim>([[g.root, dimProduct(writtenType(values, g.root).shape)]]);
+  const asked = new Map<ValueId, Dim>(g.roots.map((root) => [root, dimProduct(writtenType(values, root).shape)]));
   // Readers stand behind what they read, and have larger numbers.
-  for (const id of [...g.inlined, g.root].sort((a, b) => b - a)) {
+  for (const id of [...g.inlined, ...g.roots].sort((a, b) => b - a)) {
     const node = nodeOf(values, id);
     if (node.kind !== "op") continue;
     const { kind, overwrites } = opOf(node.op);

@@ -40,6 +40,8 @@ class Planner {
   private readonly ids = new Map<string, BufferId>();
   private readonly tables: HostTable[] = [];
   private readonly lifetimes = new Map<BufferId, Lifetime>();
+  /** How many of a kernel's buffers are written. */
+  private readonly writtenOf = new Map<string, number>();
   private readonly reasons: ReadonlyMap<ValueId, Declined>;
   /** Values that are a result's own buffer, and the result's type. */
   private readonly results = new Map<ValueId, { readonly name: string; readonly shape: readonly Dim[] }>();
@@ -53,7 +55,7 @@ class Planner {
 
   plan(dispatches: readonly Dispatch[]): Plan {
     const { graph } = this;
-    const made = new Set(dispatches.filter((d) => d.built.group.packs === undefined).map((d) => d.built.group.root));
+    const made = new Set(dispatches.filter((d) => d.built.group.packs === undefined).flatMap((d) => d.built.group.roots));
     for (const o of graph.outputs) {
       const value = this.written(o.value, made);
       // What is written in place is in the state's buffer; a result is a copy of it.
@@ -112,7 +114,8 @@ class Planner {
 
   /** The state that a value is written into. */
   private stateOf(value: ValueId): ValueId | undefined {
-    return this.grouping.values.inPlace?.get(value);
+    const { inPlace, updated } = this.grouping.values;
+    return inPlace?.get(value) ?? updated?.get(value);
   }
 
   private isFixed(value: ValueId): boolean {
@@ -120,6 +123,7 @@ class Planner {
   }
 
   private dispatch({ built, fn }: Dispatch, steps: readonly Step[] | undefined): Step {
+    this.writtenOf.set(fn.name, built.group.roots.length);
     const at = steps?.length;
     const buffers = built.operands.map((o) => this.bufferFor(o));
     if (at !== undefined) for (const b of buffers) this.touch(b, at);
@@ -141,9 +145,9 @@ class Planner {
   /** Why this step is not one with the step before it. */
   private unfused(built: BuiltKernel, steps: readonly Step[]): string | undefined {
     const before = steps.at(-1);
-    const written = before?.k === "dispatch" ? before.buffers.at(-1) : undefined;
-    for (const o of built.operands.slice(0, -1)) {
-      if (o.k === "pack" || this.bufferFor(o) !== written) continue;
+    const written = before?.k === "dispatch" ? before.buffers.slice(-(this.writtenOf.get(before.kernel) ?? 1)) : [];
+    for (const o of built.operands.slice(0, -built.group.roots.length)) {
+      if (o.k === "pack" || !written.includes(this.bufferFor(o))) continue;
       const declined = this.reasons.get(o.id);
       if (declined !== undefined) return `${declined.producer} → ${declined.consumer}: ${declined.reason}`;
     }
@@ -263,6 +267,7 @@ function planKernels(dispatches: readonly Dispatch[]): readonly PlanKernel[] {
       name: fn.name,
       dims: fn.dims,
       bufferCount: built.kernel.buffers.length,
+      ...(built.group.roots.length === 1 ? {} : { written: built.group.roots.length }),
       scratch: scratch.text,
       units: fn.units.text,
     });

@@ -265,6 +265,14 @@ export class Emitter {
     return this.loopBlocks.get(block);
   }
 
+  /** A block that is entered or not; pointers are formed before the loop around it, as for the block itself. */
+  branch(block: Block): Block {
+    const inside = new Block(block);
+    const loop = this.loopOf(block);
+    if (loop !== undefined) this.loopBlocks.set(inside, loop);
+    return inside;
+  }
+
   /** Is everything that `e` reads in sight of `block`? */
   private definedIn(e: Expr, block: Block): boolean {
     for (const name of this.reads.of(e)) {

@@ -10,7 +10,7 @@ import type { Emitter } from "./emit.ts";
 export const unitName = "unit";
 
 function impBuffers(kernel: Kernel): readonly ImpBuffer[] {
-  return kernel.buffers.map((b) => ({ name: b.name, dtype: b.dtype, access: b.access }));
+  return kernel.buffers.map((b) => ({ name: b.name, dtype: b.dtype, access: b.access === "update" ? "readwrite" : b.access }));
 }
 
 /** The name of the variable that holds the number of the invocation within its workgroup. */

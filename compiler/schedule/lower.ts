@@ -2,7 +2,7 @@
 // be computed together they are, four at a time, with a scalar tail. Matrix multiplies and attention with a
 // known pattern go to their builders (matmul.ts, attention.ts).
 
-import { dim, dimAdd, dimConstant, dimDiv, dimMul, type Dim } from "../ir/dim.ts";
+import { dim, dimAdd, dimConstant, dimDiv, dimMul } from "../ir/dim.ts";
 import { typeOfImp } from "../ir/imp/build.ts";
 import type { ImpExpr, ImpFunction } from "../ir/imp/types.ts";
 import type { Axis, Expr, Kernel, Stage } from "../ir/kernel/types.ts";
@@ -11,10 +11,11 @@ import { lowerAttentionGradient } from "./attention-gradient.ts";
 import type { Capabilities } from "./capabilities.ts";
 import { binary, Block, Emitter, int } from "./emit.ts";
 import { finish, unitName } from "./finish.ts";
-import { strideOf, substitute } from "../ir/kernel/intern.ts";
+import { substitute } from "../ir/kernel/intern.ts";
 import { lowerGpu } from "./gpu/lower.ts";
 import { lowerMatmul } from "./matmul.ts";
 import { mergeAxes } from "./merge.ts";
+import { lowerStores, sameAxes, vector, type InnerAxis, type LoopStore } from "./stores.ts";
 import { lowerQuantised } from "./quantised.ts";
 import { lowerScatter } from "./scatter.ts";
 
@@ -57,21 +58,39 @@ function lowerLoops(kernel: Kernel, capabilities: Capabilities): ImpFunction {
     root.remember(emitter.interner.intern({ k: "var", name: axis.name, type: "i32" }), false, variable);
     if (!last) rest = emitter.name(root, "rest", binary("div", rest, extent, "i32"));
   }
-  for (const stage of stages) lowerStage(stage, root, emitter);
+  for (const list of neighbours(stages)) {
+    const [first, ...more] = list;
+    if (first === undefined) continue;
+    if (more.length === 0) lowerStage(first, root, emitter);
+    else {
+      const stores = list.flatMap((s) => (s.k === "store" ? [s] : []));
+      const { interner } = emitter;
+      lowerStores(
+        stores.map((s) => ({ ...s, value: interner.intern(s.value), index: interner.intern(s.index) })),
+        root,
+        emitter,
+      );
+    }
+  }
   const units = axes.reduce((p, a) => dimMul(p, a.extent), dim(1));
   return finish(kernel, emitter, units, root.statements);
 }
 
-/** An inner loop; the extent of a last, shorter block depends on the unit. */
-interface InnerAxis {
-  readonly name: string;
-  readonly extent: Dim | Expr;
+/** Stores over the same axes that follow each other, together; every other stage alone. */
+function neighbours(stages: readonly LoopStage[]): readonly (readonly LoopStage[])[] {
+  const lists: LoopStage[][] = [];
+  for (const s of stages) {
+    const before = lists.at(-1)?.at(-1);
+    const joins = s.k === "store" && before?.k === "store" && s.lanes === undefined && before.lanes === undefined && sameAxes(s, before);
+    if (joins) lists.at(-1)?.push(s);
+    else lists.push([s]);
+  }
+  return lists;
 }
 
 type LoopStage =
   | Extract<Stage, { k: "let" }>
-  | (Omit<Extract<Stage, { k: "store" }>, "axes"> & {
-      readonly axes: readonly InnerAxis[];
+  | (LoopStore & {
       /** Elements along this axis (2 to 4, from 0 on) are computed together and stored one by one. */
       readonly lanes?: { readonly axis: string; readonly count: number };
     });
@@ -103,49 +122,8 @@ function lowerStage(stage: LoopStage, root: Block, emitter: Emitter): void {
     return;
   }
   const [value, index] = [emitter.interner.intern(stage.value), emitter.interner.intern(stage.index)];
-  if (stage.lanes !== undefined) {
-    lowerLanes({ ...stage, value, index, lanes: stage.lanes }, root, emitter);
-    return;
-  }
-  const nest = (block: Block, depth: number): void => {
-    const axis = stage.axes[depth];
-    if (axis === undefined) {
-      block.statements.push({
-        k: "store",
-        ptr: emitter.place(stage.buffer, index, block),
-        offset: 0,
-        value: emitter.emit(value, block, undefined),
-      });
-      return;
-    }
-    const innermost = depth === stage.axes.length - 1;
-    const extent = emitter.name(
-      block,
-      "n",
-      "k" in axis.extent ? emitter.emit(emitter.interner.intern(axis.extent), block, undefined) : emitter.size(axis.extent),
-    );
-    const few = !("k" in axis.extent) && (dimConstant(axis.extent) ?? 4) < 4;
-    if (!innermost || few || strideOf(index, axis.name, emitter.reads) !== 1 || !emitter.canVector(value, axis.name)) {
-      const deeper = stage.axes.slice(depth + 1).map((a) => a.name);
-      emitter.loop(block, axis.name, int(0), extent, 1, [value, index], (inside) => nest(inside, depth + 1), deeper);
-      return;
-    }
-    const many = emitter.name(block, "end", binary("bitand", extent, int(-4), "i32"));
-    const four = (inside: Block): void => {
-      inside.statements.push({
-        k: "store",
-        ptr: emitter.place(stage.buffer, index, inside),
-        offset: 0,
-        value: vector(emitter.emit(value, inside, axis.name)),
-      });
-    };
-    emitter.loop(block, axis.name, int(0), many, 4, [value, index], four);
-    const size = "k" in axis.extent ? undefined : dimConstant(axis.extent);
-    if (size === undefined) emitter.loop(block, axis.name, many, extent, 1, [], (inside) => nest(inside, depth + 1));
-    // The last four once more: a kernel reads nothing that it writes, so elements may be computed twice.
-    else if (size % 4 !== 0) emitter.loop(block, axis.name, int(size - 4), int(size), 4, [], four);
-  };
-  nest(root, 0);
+  if (stage.lanes !== undefined) lowerLanes({ ...stage, value, index, lanes: stage.lanes }, root, emitter);
+  else lowerStores([{ ...stage, value, index }], root, emitter);
 }
 
 function lowerLanes(
@@ -166,12 +144,6 @@ function lowerLanes(
       inside.statements.push({ k: "store", ptr, offset: 0, value: { k: "lane", a: made, lane, type } });
     }
   });
-}
-
-/** A value that does not vary along the axis is the same for all four neighbours. */
-function vector(value: ImpExpr): ImpExpr {
-  const type = typeOfImp(value);
-  return type === "f32" || type === "i32" ? { k: "splat", a: value, type: type === "f32" ? "f32x4" : "i32x4" } : value;
 }
 
 /** Elements an elementwise unit handles when axes are merged: enough to hide its start, few enough to share out. */

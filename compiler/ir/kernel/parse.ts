@@ -30,6 +30,7 @@ export function parseKernel(text: string): Kernel {
     else if (c.take("axis ")) axes.push(parseAxis(c));
     else if (reader === undefined && c.take("read ")) buffers.push(parseBuffer(c, "read"));
     else if (reader === undefined && c.take("write ")) buffers.push(parseBuffer(c, "write"));
+    else if (reader === undefined && c.take("update ")) buffers.push(parseBuffer(c, "update"));
     else if (c.take("source")) sources.push(spans.loc(c));
     else if (c.take("schedule ")) schedule.push(parseSchedule(c));
     else {

@@ -95,7 +95,8 @@ export interface KernelBuffer {
   readonly name: string;
   readonly dtype: DType;
   readonly shape: readonly Dim[];
-  readonly access: "read" | "write";
+  /** update: read and written, each element only where it is replaced (in-place.ts proves it). */
+  readonly access: "read" | "write" | "update";
 }
 
 export type Stage =

@@ -5,6 +5,7 @@ import { dimConstant } from "../dim.ts";
 import { locText } from "../loc.ts";
 import { binaryGives, binaryTakes, bitcastGives, operandsOf, typeOfExpr, unaryTakes } from "./build.ts";
 import { exprText } from "./expr-text.ts";
+import { updateFault } from "./in-place.ts";
 import { Interner } from "./intern.ts";
 import { checkPattern } from "./verify-pattern.ts";
 import { scalarTypeOf, type Axis, type Expr, type Kernel, type KernelBuffer, type ScalarType } from "./types.ts";
@@ -68,7 +69,11 @@ export function verifyKernel(kernel: Kernel): readonly string[] {
         stage satisfies never;
     }
   }
-  for (const b of kernel.buffers) if (b.access === "write" && !stored.has(b.name)) at(`nothing is stored in buffer ${b.name}`);
+  for (const b of kernel.buffers) {
+    if (b.access !== "read" && !stored.has(b.name)) at(`nothing is stored in buffer ${b.name}`);
+    const fault = b.access === "update" ? updateFault(kernel, b.name) : undefined;
+    if (fault !== undefined) at(`buffer ${b.name} is updated in place: ${fault}`);
+  }
   checkSchedule(kernel, buffers, checker.axes, at);
   if (kernel.pattern !== undefined) checkPattern(kernel, kernel.pattern, (message) => at(`pattern ${kernel.pattern?.k ?? ""}: ${message}`));
   return wrong;
@@ -78,7 +83,7 @@ function storeFaults(buffer: KernelBuffer | undefined, index: Expr, value: Expr)
   if (buffer === undefined) return ["there is no such buffer"];
   const [wanted, found] = [scalarTypeOf(buffer.dtype), typeOfExpr(value)];
   return [
-    ...(buffer.access === "write" ? [] : ["the buffer is for reading"]),
+    ...(buffer.access !== "read" ? [] : ["the buffer is for reading"]),
     ...(typeOfExpr(index) === "i32" ? [] : [`the index is ${typeOfExpr(index)}, not i32`]),
     ...(wanted === found ? [] : [`a value of ${found} does not fit ${buffer.dtype}`]),
   ];
@@ -232,7 +237,7 @@ function localFault(e: Expr, buffers: ReadonlyMap<string, KernelBuffer>): string
     case "load": {
       const buffer = buffers.get(e.buffer);
       if (buffer === undefined) return `there is no buffer ${e.buffer}`;
-      if (buffer.access !== "read") return `buffer ${e.buffer} is for writing`;
+      if (buffer.access === "write") return `buffer ${e.buffer} is for writing`;
       return typeOfExpr(e.index) === "i32" ? is(scalarTypeOf(buffer.dtype)) : `the index is ${typeOfExpr(e.index)}, not i32`;
     }
     case "unary": {

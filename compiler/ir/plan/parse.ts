@@ -245,8 +245,9 @@ function readKernel(c: Cursor): PlanKernel {
   const dims = c.list(")", () => c.name());
   c.need("buffers");
   const bufferCount = c.int();
+  const written = c.take("written ") ? { written: c.int() } : {};
   const units = braced(c, "units");
-  return { name, dims, bufferCount, scratch: braced(c, "scratch"), units };
+  return { name, dims, bufferCount, ...written, scratch: braced(c, "scratch"), units };
 }
 
 function readStep(c: Cursor): Step {

@@ -87,7 +87,7 @@ function paramText(p: PlanParam): string {
 }
 
 function kernelText(k: PlanKernel): string {
-  return `${nameText(k.name)}(${k.dims.map(nameText).join(", ")}) buffers ${k.bufferCount} units {${sizeText(k.units)}} scratch {${sizeText(k.scratch)}}`;
+  return `${nameText(k.name)}(${k.dims.map(nameText).join(", ")}) buffers ${k.bufferCount}${k.written === undefined ? "" : ` written ${k.written}`} units {${sizeText(k.units)}} scratch {${sizeText(k.scratch)}}`;
 }
 
 function stepText(s: Step): string {

@@ -73,6 +73,8 @@ export interface PlanKernel {
   /** Names of the sizes, in argument order. */
   readonly dims: readonly string[];
   readonly bufferCount: number;
+  /** How many of the buffers are written: the last ones. One when left out. */
+  readonly written?: number;
   /** Bytes of scratch a thread needs, as a dim over `dims`. */
   readonly scratch: DimText;
   /** How many independent units of work there are, as a dim over `dims`. Threads take ranges of units. */

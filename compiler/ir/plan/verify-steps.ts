@@ -5,7 +5,7 @@ import { dimConstant, dimParse, dimProduct, DimError, type Dim } from "../dim.ts
 import type { BufferId, DimText, Plan, PlanBuffer, PlanKernel, Step } from "./types.ts";
 
 /** By a kernel's name, what it does with each of its buffers. */
-export type Accesses = ReadonlyMap<string, readonly ("read" | "write")[]>;
+export type Accesses = ReadonlyMap<string, readonly ("read" | "write" | "update")[]>;
 
 type Report = (message: string) => void;
 /** The sizes of texts; reports, for `user`, what is wrong with them. */
@@ -33,6 +33,8 @@ class Steps {
   readonly #kernels: ReadonlyMap<string, PlanKernel>;
   /** Who wrote a buffer. */
   readonly #written = new Map<BufferId, string>();
+  /** Who replaced the elements of a state in place: what it held is gone. */
+  readonly #updated = new Map<BufferId, string>();
 
   constructor(plan: Plan, accesses: Accesses | undefined, sizes: Sizes, at: Report) {
     this.#plan = plan;
@@ -75,15 +77,29 @@ class Steps {
     if (index === undefined)
       for (const [i, size] of sizes.entries())
         if (size !== undefined && dimConstant(size) === undefined) this.#at(`${user}: the size ${step.dims[i] ?? ""} is not constant`);
-    const access = this.#accesses?.get(step.kernel) ?? step.buffers.map((_, i) => (i === step.buffers.length - 1 ? "write" : "read"));
-    const [reads, writes] = [new Set<BufferId>(), new Set<BufferId>()];
-    for (const [i, id] of step.buffers.entries()) (access[i] === "write" ? writes : reads).add(id);
-    for (const id of reads) this.#read(id, user, index);
-    for (const id of writes) {
-      if (reads.has(id)) this.#at(`${user}: it reads and writes buffer ${id}`);
-      this.#write(id, user, index);
+    const written = kernel?.written ?? 1;
+    const access =
+      this.#accesses?.get(step.kernel) ??
+      step.buffers.map((_, i): "read" | "write" => (i < step.buffers.length - written ? "read" : "write"));
+    if (access.some((a, i) => (a === "read") !== i < step.buffers.length - written))
+      this.#at(`${user}: the ${written} buffers at its end are not those that it writes`);
+    const bound = new Map<BufferId, "read" | "write" | "update">();
+    for (const [i, id] of step.buffers.entries()) {
+      const own = access[i] ?? "read";
+      const other = bound.get(id);
+      // A kernel was proved to update what it reads and writes under one name; under two nothing is known.
+      if (other !== undefined && (other !== "read" || own !== "read")) this.#at(`${user}: it reads and writes buffer ${id}`);
+      bound.set(id, own);
     }
-    if (writes.size === 0) this.#at(`${user}: it writes nothing`);
+    for (const [id, own] of bound) if (own !== "write") this.#read(id, user, index);
+    for (const [id, own] of bound) {
+      if (own === "read") continue;
+      this.#write(id, user, index);
+      if (own !== "update") continue;
+      if (this.#plan.buffers[id]?.place.k !== "state") this.#at(`${user}: it updates buffer ${id}, which is no state`);
+      this.#updated.set(id, user);
+    }
+    if ([...bound.values()].every((own) => own === "read")) this.#at(`${user}: it writes nothing`);
   }
 
   #buffer(id: BufferId, user: string): PlanBuffer | undefined {
@@ -96,6 +112,8 @@ class Steps {
     const buffer = this.#buffer(id, user);
     if (buffer === undefined) return;
     const { place, name } = buffer;
+    const by = this.#updated.get(id);
+    if (by !== undefined) this.#at(`${user}: it reads buffer ${id} (${name}), which ${by} updated in place`);
     switch (place.k) {
       case "param":
       case "constant":
@@ -145,6 +163,8 @@ class Steps {
       const place = this.#plan.buffers[o.buffer]?.place.k;
       if ((place === "output" || place === "persistent" || place === "arena") && !this.#written.has(o.buffer))
         this.#at(`output ${o.name}: nothing writes it`);
+      const by = this.#updated.get(o.buffer);
+      if (by !== undefined) this.#at(`output ${o.name}: it is a state that ${by} updated in place`);
     }
     for (const s of states) {
       const buffer = s.update === undefined ? undefined : this.#plan.buffers[s.update];

@@ -158,6 +158,8 @@ class Checker {
       const dims = new Set(k.dims);
       if (dims.size !== k.dims.length) this.#at(`kernel ${k.name}: a size is named twice`);
       if (!Number.isSafeInteger(k.bufferCount) || k.bufferCount < 1) this.#at(`kernel ${k.name}: ${k.bufferCount} buffers`);
+      if (k.written !== undefined && (!Number.isSafeInteger(k.written) || k.written < 1 || k.written > k.bufferCount))
+        this.#at(`kernel ${k.name}: ${k.written} of ${k.bufferCount} buffers are written`);
       for (const text of [k.units, k.scratch]) this.#size(text, `kernel ${k.name}`, dims);
     }
   }
