@@ -211,6 +211,16 @@ describe.each(runnable.flatMap((v) => [1, 2].map((threads) => ({ ...v, threads }
       expect(wrong(c, data, await onDevice(c, data, name, threads))).toBeUndefined();
     });
 
+    test.each([
+      { heads: 9, keyHeads: 3, d: 64, dv: 64 },
+      { heads: 14, keyHeads: 2, d: 20, dv: 33 },
+      { heads: 26, keyHeads: 1, d: 6, dv: 18 },
+    ])("$heads heads for $keyHeads of keys, a few queries each", async (sizes) => {
+      const c: AttentionCase = { ...base, ...sizes, segments: [[1, 701], [3, 30], [2, 0], [1, 4], [5, 9]], causal: true, symbolic: true, scale: 0.2 }; // prettier-ignore
+      const data = randomData(c, 17, 2);
+      expect(wrong(c, data, await onDevice(c, data, name, threads))).toBeUndefined();
+    });
+
     test("thousands of one-query segments", async () => {
       const c: AttentionCase = { ...base, segments: Array.from({ length: 3000 }, (_, i) => [1, i % 13] as const), heads: 4, keyHeads: 2 };
       const data = randomData(c, 9, 2);
@@ -240,49 +250,49 @@ describe.each(variants)("numbers that are not finite, $name", ({ capabilities })
     expect(wrong(c, data, emulated(c, data, capabilities))).toBeUndefined();
   };
 
-  describe.each(shapes.flatMap((segments) => [false, true].map((causal) => ({ ...base, segments, causal }))))(
-    "$segments, causal $causal",
-    (c) => {
-      test("NaN in a query stays in its row", () => check(c, ({ q }) => void (q[8 + 3] = NaN)));
-      test("NaN in a key or a value reaches the rows that see it", () => {
-        check(c, ({ k }) => void (k[7 * 8 + 1] = NaN));
-        check(c, ({ v }) => void (v[7 * 8 + 1] = NaN));
-        // Other bits than the usual NaN's.
-        check(c, ({ k }) => void new Int32Array(k.buffer).fill(0x7fc12345, 3, 4));
-      });
-      test("infinite keys and values", () => {
-        check(c, ({ k }) => void (k[2 * 8 + 1] = Infinity));
-        check(c, ({ k }) => void (k[2 * 8 + 1] = -Infinity));
-        check(c, ({ v }) => void (v[2 * 8 + 1] = Infinity));
-      });
-      test("scores of -infinity weigh nothing, wherever they stand", () => {
-        // Feature 0 of every query is positive, so a key of -infinity there has the score -infinity.
-        const positive = (q: Float32Array): void => q.forEach((x, i) => void (q[i] = i % 8 === 0 ? Math.abs(x) + 0.1 : x));
-        const last = total(c, 1) - 1;
-        for (const [from, to] of [
-          [0, 1],
-          [0, Math.floor(last / 2)],
-          [1, last],
-          [0, last + 1],
-        ] as const)
-          // prettier-ignore
-          check(c, ({ q, k }) => {
+  const alone = shapes.flatMap((segments) => [false, true].map((causal) => ({ ...base, segments, causal })));
+  /** Heads that share keys, which a unit then does together. */
+  const together = ([[1, 21], [3, 600]] as const).map((segment) => ({ ...base, segments: [segment], heads: 4, causal: false })); // prettier-ignore
+  describe.each([...alone, ...together])("$segments, $heads heads, causal $causal", (c) => {
+    test("NaN in a query stays in its row", () => check(c, ({ q }) => void (q[8 + 3] = NaN)));
+    test("NaN in a key or a value reaches the rows that see it", () => {
+      check(c, ({ k }) => void (k[7 * 8 + 1] = NaN));
+      check(c, ({ v }) => void (v[7 * 8 + 1] = NaN));
+      // Other bits than the usual NaN's.
+      check(c, ({ k }) => void new Int32Array(k.buffer).fill(0x7fc12345, 3, 4));
+    });
+    test("infinite keys and values", () => {
+      check(c, ({ k }) => void (k[2 * 8 + 1] = Infinity));
+      check(c, ({ k }) => void (k[2 * 8 + 1] = -Infinity));
+      check(c, ({ v }) => void (v[2 * 8 + 1] = Infinity));
+    });
+    test("scores of -infinity weigh nothing, wherever they stand", () => {
+      // Feature 0 of every query is positive, so a key of -infinity there has the score -infinity.
+      const positive = (q: Float32Array): void => q.forEach((x, i) => void (q[i] = i % 8 === 0 ? Math.abs(x) + 0.1 : x));
+      const last = total(c, 1) - 1;
+      for (const [from, to] of [
+        [0, 1],
+        [0, Math.floor(last / 2)],
+        [1, last],
+        [0, last + 1],
+      ] as const)
+        // prettier-ignore
+        check(c, ({ q, k }) => {
           positive(q);
           for (let s = from; s < to; s++) k[s * 8] = -Infinity;
         });
+    });
+    test("scores far apart and far from 0", () => {
+      check(c, ({ q, k }) => {
+        q.fill(0).forEach((_, i) => void (q[i] = i % 8 === 0 ? 2 ** 50 : 0));
+        k.fill(0).forEach((_, i) => void (k[i] = i % 8 === 0 ? (((i / 8) * 7) % 601) * 2 ** 40 : 0));
       });
-      test("scores far apart and far from 0", () => {
-        check(c, ({ q, k }) => {
-          q.fill(0).forEach((_, i) => void (q[i] = i % 8 === 0 ? 2 ** 50 : 0));
-          k.fill(0).forEach((_, i) => void (k[i] = i % 8 === 0 ? (((i / 8) * 7) % 601) * 2 ** 40 : 0));
-        });
-        check(c, ({ q, k }) => {
-          q.fill(100);
-          k.fill(-100);
-        });
+      check(c, ({ q, k }) => {
+        q.fill(100);
+        k.fill(-100);
       });
-    },
-  );
+    });
+  });
 });
 
 describe("the function", () => {

@@ -1,5 +1,12 @@
 // Attention of a single query, for runs too short to pay for packing: four keys at a time from where they lie, then
-// the softmax of a block of scores, then the values from where they lie. Uses row 0 of the unit's scratch.
+// the softmax of a block of scores, then the values from where they lie. Uses row 0 of the unit's scratch; several heads that
+// read the same keys a row each.
+//
+// Note [Heads that share keys]. A token that looks at thousands of others reads the cache, and little else: 2 MB for each of
+// SmolLM2's key heads at 4000 tokens. Head by head that was three times as much, from the third-level cache at best. So one
+// unit does all heads of a key head, and each vector of keys and values is loaded once for three of them; what it costs is
+// that there are fewer units to share out. Rows of values are read whole, four at a time, with the sums in memory (the
+// first-level cache): keeping sums in variables would walk over all rows once for each line of them.
 
 import { add, advance, assign, at, binary, fma, int, load, loadSplat, mul, shuffle, splat, sub, vector } from "../ir/imp/build.ts";
 import type { ImpExpr } from "../ir/imp/types.ts";
@@ -10,6 +17,7 @@ import {
   endRow,
   keyBlock,
   put,
+  scoreStride,
   scratch,
   set,
   slot,
@@ -37,6 +45,131 @@ export function directRow(c: Attention, block: Block, t: ImpExpr, from: ImpExpr,
   endRow(c, block, row, binary("lt", from, to), c.result(block, t));
 }
 
+/** Heads whose sums with four keys are twelve variables. */
+const headsAtOnce = 3;
+
+/** The rows of query `t` of all heads of the group, which see keys from … to-1, at least one. */
+export function directGroup(c: Attention, block: Block, t: ImpExpr, from: ImpExpr, to: ImpExpr): void {
+  const { emitter, group } = c;
+  const heads = group.map(({ query, result }, n) => ({ row: int(n), query: query(block, t), result: result(block, t) }));
+  const scores = heads.map(({ row }) => slot(c, block, scratch.scores, row, scoreStride));
+  for (const { row } of heads) beginRow(c, block, row);
+  const parts = Math.ceil(heads.length / headsAtOnce);
+  const some = Array.from({ length: parts }, (_, i) =>
+    heads.map((_head, n) => n).slice(Math.floor((i * heads.length) / parts), Math.floor(((i + 1) * heads.length) / parts)),
+  );
+  const of = <T>(list: readonly T[], places: readonly number[]): readonly T[] => places.flatMap((n) => list.slice(n, n + 1));
+  stepping(c, block, "s", from, to, (inside, s) => {
+    const left = emitter.name(inside, "left", sub(to, s));
+    const count = emitter.name(inside, "count", binary("min", left, int(keyBlock)));
+    each(c, inside, "j", int(0), count, 4, (four, j) => {
+      const keys = fourOf(c, four, c.key, add(s, j), sub(to, int(1)));
+      for (const places of some) {
+        const queries = of(heads, places).map((h) => h.query);
+        const sums = dotsOf(c, four, queries, keys);
+        for (const [i, n] of places.entries()) put(four, advance(scores[n] ?? s, j), sums[i] ?? s);
+      }
+    });
+    for (const [n, { row }] of heads.entries()) {
+      softmaxRow(c, inside, scores[n] ?? s, count, row);
+      shrinkSums(c, inside, row);
+    }
+    // Each value once: of one that is not finite a weight of 0 is not nothing.
+    const fours = emitter.name(inside, "fours", sub(count, binary("mod", count, int(4))));
+    each(c, inside, "j", int(0), fours, 4, (four, j) => {
+      const values = fourOf(c, four, c.value, add(s, j));
+      for (const places of some) mixOf(c, four, places, of(scores, places), j, values);
+    });
+    each(c, inside, "j", fours, count, 1, (one, j) => {
+      const value = emitter.name(one, "v", c.value(one, add(s, j)));
+      for (const places of some) mixOf(c, one, places, of(scores, places), j, [value]);
+    });
+    return count;
+  });
+  for (const { row, result } of heads) endRow(c, block, row, binary("lt", from, to), result);
+}
+
+/** Where keys or values s … s+3 are; those behind `last` are taken to be `last`. */
+function fourOf(c: Attention, block: Block, place: Attention["key"], s: ImpExpr, last?: ImpExpr): readonly ImpExpr[] {
+  const first = c.emitter.name(block, "s", s);
+  const each4 = [0, 1, 2, 3].map((n) => add(first, int(n)));
+  return each4.map((at4) => c.emitter.name(block, "k", place(block, last === undefined ? at4 : binary("min", at4, last))));
+}
+
+/** For each query its scores with four keys. */
+function dotsOf(c: Attention, block: Block, queries: readonly ImpExpr[], keys: readonly ImpExpr[]): readonly ImpExpr[] {
+  const { emitter } = c;
+  const sums = queries.map(() => keys.map(() => emitter.name(block, "dot", vector("f32x4", 0), true)));
+  const whole = c.inner - (c.inner % 4);
+  const step = stepOf(whole);
+  each(c, block, "i", int(0), int(whole), step, (inside, i) => {
+    const from = queries.map((query) => emitter.name(inside, "p", advance(query, i)));
+    const at4 = keys.map((key) => emitter.name(inside, "p", advance(key, i)));
+    for (let v = 0; v < step; v += 4) {
+      const q = from.map((ptr) => emitter.name(inside, "q", load(ptr, "f32x4", v)));
+      for (const [n, ptr] of at4.entries()) {
+        const k = emitter.name(inside, "k", load(ptr, "f32x4", v));
+        for (const [h, own] of sums.entries()) {
+          const sum = own[n];
+          if (sum !== undefined) set(inside, sum, fma(q[h] ?? k, k, sum));
+        }
+      }
+    }
+  });
+  return sums.map((own, h) => {
+    let sum = folded(c, block, own);
+    for (let i = whole; i < c.inner; i++) sum = fma(splat(load(queries[h] ?? sum, "f32", i)), column(keys, i), sum);
+    return mul(sum, vector("f32x4", c.scale));
+  });
+}
+
+/** The sums of a row are times what a larger maximum makes of them. */
+function shrinkSums(c: Attention, block: Block, row: ImpExpr): void {
+  const shrink = c.emitter.name(block, "shrink", splat(load(at(scratch.shrink, row), "f32")));
+  const sums = slot(c, block, scratch.sums, row, c.width);
+  each(c, block, "e", int(0), int(c.width), 8, (inside, e) => {
+    const p = c.emitter.name(inside, "p", advance(sums, e));
+    for (const half of [0, 4]) put(inside, p, mul(load(p, "f32x4", half), shrink), half);
+  });
+}
+
+/** How many features a loop over `whole` of them takes at a time: addresses are computed once for these. */
+const stepOf = (whole: number): number => (whole % 16 === 0 ? 16 : whole % 8 === 0 ? 8 : 4);
+
+/** Adds some values, each times its weight, to the sums of some rows. */
+function mixOf(
+  c: Attention,
+  block: Block,
+  rows: readonly number[],
+  weights: readonly ImpExpr[],
+  j: ImpExpr,
+  values: readonly ImpExpr[],
+): void {
+  const { emitter } = c;
+  const own = weights.map((w) => emitter.name(block, "w", advance(w, j)));
+  const splats = own.map((w) => values.map((_, n) => emitter.name(block, "w", loadSplat(w, "f32x4", n))));
+  const sums = rows.map((row) => slot(c, block, scratch.sums, int(row), c.width));
+  const whole = c.features - (c.features % 4);
+  const step = stepOf(whole);
+  each(c, block, "e", int(0), int(whole), step, (inside, e) => {
+    const to = sums.map((sum) => emitter.name(inside, "to", advance(sum, e)));
+    const from = values.map((value) => emitter.name(inside, "p", advance(value, e)));
+    for (let i = 0; i < step; i += 4) {
+      const v = from.map((ptr) => emitter.name(inside, "v", load(ptr, "f32x4", i)));
+      for (const [h, ptr] of to.entries()) {
+        const mixed = v.reduce((sum, value, n) => fma(splats[h]?.[n] ?? value, value, sum), load(ptr, "f32x4", i));
+        put(inside, ptr, mixed, i);
+      }
+    }
+  });
+  for (let e = whole; e < c.features; e++)
+    for (const [h, sum] of sums.entries()) {
+      const w = own[h] ?? sum;
+      const mixed = values.reduce((all, value, n) => fma(load(w, "f32", n), load(value, "f32", e), all), load(sum, "f32", e));
+      put(block, sum, mixed, e);
+    }
+}
+
 /** The scores of keys s … s+3; keys behind `last` are taken to be `last`. */
 function dots(c: Attention, block: Block, query: ImpExpr, s: ImpExpr, last: ImpExpr, to: ImpExpr): void {
   const { emitter } = c;
@@ -48,15 +181,19 @@ function dots(c: Attention, block: Block, query: ImpExpr, s: ImpExpr, last: ImpE
     const q = emitter.name(inside, "q", load(advance(query, i), "f32x4"));
     for (const [n, sum] of sums.entries()) set(inside, sum, fma(q, load(advance(keys[n] ?? query, i), "f32x4"), sum));
   });
-  // Rows of four partial sums to one vector of four sums.
+  let sum = folded(c, block, sums);
+  for (let i = whole; i < c.inner; i++) sum = fma(splat(load(query, "f32", i)), column(keys, i), sum);
+  put(block, to, mul(sum, vector("f32x4", c.scale)));
+}
+
+/** Four vectors of partial sums to one vector of four sums. */
+function folded(c: Attention, block: Block, sums: readonly ImpExpr[]): ImpExpr {
   const [a, b, d, e] = sums;
   if (a === undefined || b === undefined || d === undefined || e === undefined) throw new Error("four keys at a time");
   const fold = (x: ImpExpr, y: ImpExpr): ImpExpr =>
-    emitter.name(block, "pair", add(shuffle(x, y, [0, 1, 4, 5]), shuffle(x, y, [2, 3, 6, 7])));
+    c.emitter.name(block, "pair", add(shuffle(x, y, [0, 1, 4, 5]), shuffle(x, y, [2, 3, 6, 7])));
   const [low, high] = [fold(a, b), fold(d, e)];
-  let sum = add(shuffle(low, high, [0, 2, 4, 6]), shuffle(low, high, [1, 3, 5, 7]));
-  for (let i = whole; i < c.inner; i++) sum = fma(splat(load(query, "f32", i)), column(keys, i), sum);
-  put(block, to, mul(sum, vector("f32x4", c.scale)));
+  return add(shuffle(low, high, [0, 2, 4, 6]), shuffle(low, high, [1, 3, 5, 7]));
 }
 
 /** Vectors of features that are summed at once. */

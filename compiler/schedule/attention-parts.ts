@@ -78,6 +78,8 @@ export interface Attention {
   /** Position of query t's first feature, and of the result's. */
   readonly query: (block: Block, t: ImpExpr) => ImpExpr;
   readonly result: (block: Block, t: ImpExpr) => ImpExpr;
+  /** The same of the unit's head and of those behind it that read the same keys and values. */
+  readonly group: readonly Pick<Attention, "query" | "result">[];
   readonly from: (block: Block, t: ImpExpr) => ImpExpr;
   readonly to: (block: Block, t: ImpExpr) => ImpExpr;
   /** Position of key s's first feature, and of value s's. */

@@ -18,8 +18,9 @@
 import { dim, dimAdd, dimConstant, dimDiv, dimMul, type Dim } from "../ir/dim.ts";
 import { add, advance, at, binary, int, load, local, lt, mul, sub } from "../ir/imp/build.ts";
 import type { ImpExpr, ImpFunction, ImpScratch } from "../ir/imp/types.ts";
+import { substitute } from "../ir/kernel/intern.ts";
 import type { Expr, Kernel, Pattern } from "../ir/kernel/types.ts";
-import { directRow } from "./attention-direct.ts";
+import { directGroup, directRow } from "./attention-direct.ts";
 import {
   branch,
   directBelow,
@@ -58,6 +59,8 @@ export interface AttentionFacts {
   /** How far apart neighbouring keys and values are; undefined where each is looked up in a table of places. */
   readonly keyStride: Dim | undefined;
   readonly valueStride: Dim | undefined;
+  /** So many heads that follow each other read the same keys and values. Divides the number of heads. */
+  readonly group: number;
   readonly out: { readonly buffer: string; readonly index: Expr };
 }
 
@@ -90,10 +93,7 @@ export function lowerAttention(kernel: Kernel, capabilities: Capabilities): ImpF
         branch(
           some,
           lt(rows, int(directBelow)),
-          (few) =>
-            each(c, few, "r", int(0), rows, 1, (row, r) =>
-              directRow(c, row, emitter.name(row, "t", add(t, r)), from, emitter.name(row, "to", load(at(scratch.ends, r), "i32"))),
-            ),
+          (few) => directRun(c, few, head, t, rows, from),
           (many) => tiledRun(c, many, t, rows, from, to),
         ),
       (none) => each(c, none, "r", int(0), rows, 1, (row, r) => zeroRow(c, row, c.result(row, emitter.name(row, "t", add(t, r))))),
@@ -101,6 +101,19 @@ export function lowerAttention(kernel: Kernel, capabilities: Capabilities): ImpF
     return rows;
   });
   return finish(kernel, emitter, dimMul(blocks, facts.heads), root.statements, scratchOf(c));
+}
+
+/** A few queries, row by row. Heads that share keys are done by the unit of the first of them: see attention-direct.ts. */
+function directRun(c: Attention, block: Block, head: ImpExpr, t: ImpExpr, rows: ImpExpr, from: ImpExpr): void {
+  const { emitter, group } = c;
+  const all = (inside: Block): void =>
+    each(c, inside, "r", int(0), rows, 1, (row, r) => {
+      const [query, to] = [emitter.name(row, "t", add(t, r)), emitter.name(row, "to", load(at(scratch.ends, r), "i32"))];
+      if (group.length === 1) directRow(c, row, query, from, to);
+      else directGroup(c, row, query, from, to);
+    });
+  if (group.length === 1) all(block);
+  else branch(block, binary("eq", binary("mod", head, int(group.length)), int(0)), all);
 }
 
 /**
@@ -162,12 +175,31 @@ export function recognise(kernel: Kernel, emitter: Emitter): AttentionFacts | un
   ] as const)
     if (stride === undefined && apart(interner.intern(index), key, reads) === undefined) return undefined;
   if ([pattern.from, pattern.to].some((e) => factor(e, feature, [query, head]) === undefined)) return undefined;
-  return { pattern, queries, heads, inner: d, features, keyStride, valueStride, out: stage };
+  const alike = [pattern.key_.index, pattern.value.index].map((e) => alikeHeads(interner.intern(e), head, heads, emitter));
+  // Where segments differ by head, so do the keys that are seen.
+  const ragged = [pattern.from, pattern.to].some((e) => reads.of(interner.intern(e)).has(head));
+  const common = ragged ? 1 : alike.reduce(gcd);
+  // Each has a row of scores.
+  const group = Array.from({ length: scoreRows }, (_, i) => scoreRows - i).find((n) => common % n === 0) ?? 1;
+  return { pattern, queries, heads, inner: d, features, keyStride, valueStride, group, out: stage };
 }
+
+/** How many heads that follow each other an index cannot tell apart: of `head / 3`, three; all where it does not read them. */
+function alikeHeads(index: Expr, head: string, heads: Dim, { reads }: Emitter): number {
+  const all = dimConstant(heads) ?? 1;
+  const of = (e: Expr): number => {
+    if (!reads.of(e).has(head)) return all;
+    if (e.k === "binary" && e.op === "div" && e.a.k === "var" && e.b.k === "const" && all % e.b.value === 0) return e.b.value;
+    return e.k === "binary" ? gcd(of(e.a), of(e.b)) : 1;
+  };
+  return of(index);
+}
+
+const gcd = (a: number, b: number): number => (b === 0 ? a : gcd(b, a % b));
 
 export function context(facts: AttentionFacts, emitter: Emitter, root: Block, capabilities: Capabilities): Attention {
   const { pattern } = facts;
-  const { query, key, inner, feature } = pattern;
+  const { query, head, key, inner, feature } = pattern;
   const place = (buffer: string, index: Expr, neighbours: string) => {
     const start = zeroed(index, neighbours);
     return (block: Block, t: ImpExpr): ImpExpr => emitter.name(block, "p", at(buffer, emitAt(emitter, block, start, query, t)));
@@ -198,12 +230,22 @@ export function context(facts: AttentionFacts, emitter: Emitter, root: Block, ca
     rows: scoreRows % capabilities.matmulRows === 0 ? capabilities.matmulRows : 4,
     query: place(pattern.q.buffer, pattern.q.index, inner),
     result: place(facts.out.buffer, facts.out.index, feature),
+    group: Array.from({ length: facts.group }, (_, n) => ({
+      query: place(pattern.q.buffer, headAfter(pattern.q.index, head, n), inner),
+      result: place(facts.out.buffer, headAfter(facts.out.index, head, n), feature),
+    })),
     from: (block, t) => emitAt(emitter, block, pattern.from, query, t),
     to: (block, t) => emitAt(emitter, block, pattern.to, query, t),
     key: placed(pattern.key_, inner, stride(facts.keyStride)),
     value: placed(pattern.value, feature, valueStride),
     valueStride,
   };
+}
+
+/** `e` of the head that stands `n` behind. */
+function headAfter(e: Expr, head: string, n: number): Expr {
+  const here: Expr = { k: "var", name: head, type: "i32" };
+  return n === 0 ? e : substitute(e, head, { k: "binary", op: "add", a: here, b: { k: "const", type: "i32", value: n }, type: "i32" });
 }
 
 function scratchOf(c: Attention): readonly ImpScratch[] {
