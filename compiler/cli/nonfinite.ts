@@ -7,12 +7,13 @@ import { GraphBuilder, nodesById, typeText } from "../ir/graph/build.ts";
 import type { Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
 import { locText } from "../ir/loc.ts";
 import type { Recipe } from "../ir/plan/training.ts";
-import { compileGraph } from "../compile.ts";
 import { splat, sub } from "../../ops/emit.ts";
 import { typeRule } from "../../ops/index.ts";
 import type { Inputs } from "../../runtime/inputs.ts";
 import { Session, type SessionOptions } from "../../runtime/session.ts";
 import type { Tensor } from "../../runtime/tensor.ts";
+import { compileFor } from "./compiling.ts";
+import { targetOf } from "./device.ts";
 
 export interface FailedStep {
   /** As `trainingGraph` made it. */
@@ -24,8 +25,8 @@ export interface FailedStep {
   readonly tensors: ReadonlyMap<string, Tensor>;
   /** Of the step's runs. */
   readonly runs: readonly Inputs[];
-  /** Where the frozen parameters are. */
-  readonly session: Pick<SessionOptions, "weights" | "init" | "threads">;
+  /** Where the frozen parameters are, and the device that it is looked for on; WebAssembly where there is none. */
+  readonly session: Pick<SessionOptions, "device" | "weights" | "init" | "threads">;
 }
 
 /** How many elements of a value are NaN, and how many are NaN or infinite. */
@@ -37,7 +38,9 @@ interface Counts {
 /** A sentence that names the first operation and its line. */
 export async function findNonFinite(step: FailedStep): Promise<string> {
   const { graph, values } = withCounts(step.graph);
-  await using session = await Session.create(compileGraph(graph, { fuse: false }), step.session);
+  const { device } = step.session;
+  const target = device === undefined ? ({ target: "wasm" } as const) : targetOf(device);
+  await using session = await Session.create(compileFor(graph, target, { fuse: false }), step.session);
   const states = new Set(graph.nodes.flatMap((n) => (n.kind === "state" ? [n.name] : [])));
   for (const [name, tensor] of step.tensors) if (states.has(name)) await session.writeState(name, tensor);
   const given = scalars(step.recipe, step.runs.length);

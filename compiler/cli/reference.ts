@@ -44,7 +44,7 @@ export async function runReference(
   return { outputs: Object.fromEntries(Object.entries(outputs).map(([name, t]) => [name, rounded(t)])), host: run.values, untrained };
 }
 
-async function paramsOf(
+export async function paramsOf(
   graph: Graph,
   weights: WeightsOptions | undefined,
   seed: number | undefined,
@@ -66,11 +66,11 @@ function planParam({ name, type, init }: ParamNode): PlanParam {
   return { name, dtype: type.dtype, shape, buffer: -1, ...(init === undefined ? {} : { init }) };
 }
 
-function concrete({ dtype, shape, data }: Tensor): ConcreteTensor {
+export function concrete({ dtype, shape, data }: Tensor): ConcreteTensor {
   return { dtype, shape, data: decodeElements(dtype, data) };
 }
 
-function rounded({ dtype, shape, data }: ConcreteTensor): Tensor {
+export function rounded({ dtype, shape, data }: ConcreteTensor): Tensor {
   return { dtype, shape, data: encodeElements(dtype, data) } as Tensor;
 }
 
@@ -79,7 +79,7 @@ function zeros({ dtype, shape }: TensorType, run: HostRun): ConcreteTensor {
   return { dtype, shape: sizes, data: new Float64Array(sizes.reduce((a, b) => a * b, 1)) };
 }
 
-function tableOf({ name, type, value }: TableNode, run: HostRun): ConcreteTensor {
+export function tableOf({ name, type, value }: TableNode, run: HostRun): ConcreteTensor {
   const { dtype } = type;
   const data = tableData({ name, dtype, shape: type.shape.map((d) => d.text), value }, run);
   return { dtype, shape: type.shape.map((d) => dimEval(d, run.symbols)), data: Float64Array.from(data) };

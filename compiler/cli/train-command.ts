@@ -2,6 +2,8 @@
 
 import { InvalidArgumentError, Option, type Command } from "commander";
 import type { TrainOptions } from "./commands/train.ts";
+import { deviceNames } from "./device.ts";
+import { memoryOption } from "./memory-option.ts";
 import type { Terminal } from "./terminal.ts";
 
 function count(text: string): number {
@@ -20,7 +22,11 @@ export function declareTrain(program: Command, terminal: Terminal): void {
     .requiredOption("--out <folder>", "checkpoints, metrics, the curve of the loss, and the trained parameters")
     .requiredOption("--tokenizer <path>", "a GGUF file, or a folder with tokenizer.json or tokenizer.model")
     .option("--template <name>", "chat template: vicuna_v1 or plain; the tokenizer's own otherwise")
-    .option("--resume", "go on from the newest checkpoint in the folder; equal to the bit to a training that was not stopped", false)
+    .option(
+      "--resume",
+      "go on from the newest checkpoint in the folder; on the same device equal to the bit to a training that was not stopped; another one is refused",
+      false,
+    )
     .addOption(new Option("--steps <n>", "steps in all; the file's own number or one epoch otherwise").argParser(count))
     .addOption(new Option("--epochs <n>", "the same in epochs").argParser(count))
     .addOption(
@@ -34,7 +40,21 @@ export function declareTrain(program: Command, terminal: Terminal): void {
     .option("--weights <path...>", "checkpoints that the parameters begin from: see uhdc run")
     .option("--ignore-extra", "accept tensors of the checkpoint that the graph does not use", false)
     .option("--init <rule>", "make the parameters that no checkpoint gives: seeded:N")
-    .addOption(new Option("--threads <n>", "threads to use").argParser(count))
+    .addOption(
+      new Option(
+        "--device <name>",
+        "where to train: auto takes a GPU where there is one; webgpu also one that computes on the CPU; reference is float64, slow",
+      )
+        .choices(deviceNames)
+        .default("auto"),
+    )
+    .addOption(new Option("--threads <n>", "threads of the wasm device").argParser(count))
+    .addOption(memoryOption())
+    .addOption(
+      new Option("--size <name=value>", "with --memory: sizes for which it holds, as in uhdc explain; the data's largest batches otherwise")
+        .argParser<readonly string[]>((v, b) => [...(b ?? []), v])
+        .default([], "none"),
+    )
     .addOption(
       new Option("--set <name=value>", "give a config value; may be repeated")
         .argParser<readonly string[]>((v, b) => [...(b ?? []), v])
@@ -49,7 +69,8 @@ Ctrl-C saves and ends. Records are those of the LLaVA family:
 
 Examples:
   uhdc train graphs/uhd-tiny.uhd --data train.json --images images/ --tokenizer tokenizer/ --out out/ --init seeded:1
-  uhdc train graphs/uhd-tiny.uhd --data train.json --images images/ --tokenizer tokenizer/ --out out/ --init seeded:1 --resume`,
+  uhdc train graphs/uhd-tiny.uhd --data train.json --images images/ --tokenizer tokenizer/ --out out/ --init seeded:1 --resume
+  uhdc train graphs/uhd-tiny.uhd --data train.json --images images/ --tokenizer tokenizer/ --out out/ --init seeded:1 --batch 16 --memory 100MiB`,
     )
     .action(async (file: string, options: TrainOptions) => (await import("./commands/train.ts")).train(file, options, terminal));
 }

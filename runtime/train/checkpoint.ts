@@ -205,9 +205,14 @@ function stateOf(text: string | undefined): { readonly state: TrainingState; rea
 
 /** Throws TrainingCheckpointError that lists every setting which is not what it was. */
 export function checkSettings(stored: StoredCheckpoint, settings: Readonly<Record<string, string>>): void {
-  const names = [...new Set([...Object.keys(settings), ...Object.keys(stored.state.settings)])];
-  const changed = names.filter((name) => settings[name] !== stored.state.settings[name]);
+  // Before devices could be chosen, and were named, there was one.
+  const before: Readonly<Record<string, string>> = {
+    ...(settings["device"] === undefined ? {} : { device: "wasm" }),
+    ...stored.state.settings,
+  };
+  const names = [...new Set([...Object.keys(settings), ...Object.keys(before)])];
+  const changed = names.filter((name) => settings[name] !== before[name]);
   if (changed.length === 0) return;
-  const said = changed.map((name) => `${name} was ${stored.state.settings[name] ?? "not set"} and is ${settings[name] ?? "not set"}`);
+  const said = changed.map((name) => `${name} was ${before[name] ?? "not set"} and is ${settings[name] ?? "not set"}`);
   throw new TrainingCheckpointError(`${stored.file} belongs to another training: ${said.join("; ")}`);
 }

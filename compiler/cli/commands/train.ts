@@ -1,6 +1,7 @@
 // uhdc train: compiles the training step of a file, and trains on conversations about images. Everything that can be
 // refused is refused before the first step. Ctrl-C saves what is done and ends; --resume goes on.
 
+import type { Device } from "../../../runtime/device.ts";
 import { InputError, TrainingError } from "../../../runtime/errors.ts";
 import { Session } from "../../../runtime/session.ts";
 import type { Tensor } from "../../../runtime/tensor.ts";
@@ -12,15 +13,20 @@ import { feedOf } from "../../../runtime/train/feed.ts";
 import { stepsAnEpoch } from "../../../runtime/train/loader.ts";
 import type { StepMetrics } from "../../../runtime/train/metrics.ts";
 import { RecordFile } from "../../../runtime/train/records.ts";
+import type { SampleOptions } from "../../../runtime/train/sample.ts";
 import { runTraining, type TrainingOutcome } from "../../../runtime/train/run.ts";
-import { Trainer } from "../../../runtime/train/trainer.ts";
+import type { TrainerApi, TrainingArtefact } from "../../../runtime/train/types.ts";
 import type { Inputs } from "../../../runtime/inputs.ts";
 import type { Program } from "../../check/index.ts";
-import { compileGraph } from "../../compile.ts";
-import { compileTraining, trainingGraph, type CompiledTraining } from "../../train/index.ts";
+import { compileGraph, type Compiled } from "../../compile.ts";
+import type { MemoryBudget } from "../../train/budget.ts";
+import { trainingGraph } from "../../train/index.ts";
 import { loadChecked, type CommonOptions } from "../common.ts";
+import type { DeviceName } from "../device.ts";
 import { CliError, usageError } from "../errors.ts";
-import { countText, millisecondsText, type Terminal } from "../terminal.ts";
+import { bytesText, countText, millisecondsText, type Terminal } from "../terminal.ts";
+import { openTrainingPlace } from "../train-device.ts";
+import { givenSizes } from "./explain.ts";
 
 export interface TrainOptions extends CommonOptions {
   readonly data: string;
@@ -44,6 +50,11 @@ export interface TrainOptions extends CommonOptions {
   /** `seeded:N` */
   readonly init?: string;
   readonly threads?: number;
+  readonly device: DeviceName;
+  /** Bytes that a step may hold. */
+  readonly memory?: number;
+  /** The sizes for which that must hold, in place of the largest batches of the data. */
+  readonly size: readonly string[];
 }
 
 export async function train(file: string, options: TrainOptions, terminal: Terminal): Promise<void> {
@@ -63,7 +74,9 @@ export async function train(file: string, options: TrainOptions, terminal: Termi
   reportBad(records, options, terminal);
   const tokenizer = await openTokenizer(options.tokenizer);
   const template = await templateNamed(tokenizer, options.template);
-  const compiled = compileTraining(program);
+  const memory = await budgetOf(program, file, records, options, { tokenizer, template, maximum: options.maxLength }, terminal);
+  await using place = await openTrainingPlace(program, options, memory, terminal);
+  const { compiled } = place;
   const { training, plan } = compiled;
   if (init === undefined && options.weights === undefined) throw noWeights(compiled);
   const feed = feedOf(plan, training);
@@ -80,11 +93,12 @@ export async function train(file: string, options: TrainOptions, terminal: Termi
     options.weights === undefined
       ? undefined
       : { from: options.weights, extra: options.ignoreExtra ? ("ignore" as const) : ("refuse" as const) };
-  const from = { weights, init: init === undefined ? undefined : { seed: init }, threads: options.threads };
+  const from = { weights, init: init === undefined ? undefined : { seed: init } };
   try {
     await using cutter = await Cutter.create(program, file);
-    await using trainer = await Trainer.create(compiled, { ...from, steps, signal: abort.signal });
+    await using trainer = await place.trainer({ ...from, steps, signal: abort.signal });
     const meter = new Meter(steps, terminal);
+    const over = new OverBudget(options.memory, terminal);
     const outcome = await runTraining({
       trainer,
       feed,
@@ -105,7 +119,7 @@ export async function train(file: string, options: TrainOptions, terminal: Termi
       every: options.save,
       keep: options.keep,
       resume: options.resume,
-      settings: settingsOf(compiled, records, options, { steps, runs, template: template.name }),
+      settings: settingsOf(compiled, records, options, { steps, runs, template: template.name, device: place.kind }),
       signal: abort.signal,
       on: {
         resumed({ file: found, step, damaged }) {
@@ -115,13 +129,16 @@ export async function train(file: string, options: TrainOptions, terminal: Termi
           );
           meter.begin(step);
         },
-        step: (metrics) => meter.step(metrics),
+        step(metrics, { memory: { weights, arena } }) {
+          meter.step(metrics);
+          over.tell(metrics.step, weights + arena);
+        },
         skipped: (bad) => terminal.err(`left out: ${bad.place}: ${bad.reason}`),
         saved: (path, step) => terminal.progress(`step ${step} saved in ${path}`),
         async failed(error, runs) {
           if (!(error instanceof TrainingError)) return;
           terminal.err(`${error.message}; looking for where it began`);
-          terminal.err(`  ${await whereFrom(program, trainer, runs, from)}`);
+          terminal.err(`  ${await whereFrom(program, trainer, runs, { ...from, device: place.device, threads: options.threads })}`);
         },
       },
     });
@@ -146,7 +163,7 @@ function seedOf(init: string | undefined): number | undefined {
   return Number(match[1]);
 }
 
-function noWeights({ training }: CompiledTraining): CliError {
+function noWeights({ training }: TrainingArtefact): CliError {
   return new CliError(
     1,
     `${training.graph} has parameters, and nothing says where they begin\n  help: from nothing with --init seeded:1, or from a checkpoint with --weights FILE… (both: what the checkpoint lacks is made)`,
@@ -176,17 +193,17 @@ async function templateNamed(tokenizer: Tokenizer, name: string | undefined): Pr
 }
 
 /** Every id needs a row of the table that ids choose from. */
-function checkTable({ plan, training }: CompiledTraining, tokenizer: Tokenizer): void {
+function checkTable({ plan, training }: TrainingArtefact, tokenizer: Tokenizer): void {
   const tables = [...plan.params, ...training.parameters].filter((p) => p.name.endsWith("embed_tokens.weight"));
   for (const { shape } of tables) checkVocabulary(tokenizer, shape[0] ?? 0);
 }
 
 /** What must stay as it was for a training to go on equal to the bit. */
 function settingsOf(
-  { training, plan }: CompiledTraining,
+  { training, plan }: TrainingArtefact,
   records: RecordFile,
   options: TrainOptions,
-  more: { readonly steps: number; readonly runs: number; readonly template: string },
+  more: { readonly steps: number; readonly runs: number; readonly template: string; readonly device: string },
 ): Readonly<Record<string, string>> {
   const { parameters, graph, ...recipe } = training;
   return {
@@ -200,7 +217,61 @@ function settingsOf(
     steps: String(more.steps),
     batch: `${options.batch} in each of ${more.runs} runs`,
     template: more.template,
+    device: more.device,
+    ...(options.memory === undefined ? {} : { memory: [`${options.memory} bytes`, ...options.size].join(" ") }),
   };
+}
+
+/** The budget of --memory, for the sizes of --size or of the data's largest batches. */
+async function budgetOf(
+  program: Program,
+  file: string,
+  records: RecordFile,
+  options: TrainOptions,
+  sample: SampleOptions,
+  terminal: Terminal,
+): Promise<MemoryBudget | undefined> {
+  const { memory: bytes, size, images, batch } = options;
+  if (bytes === undefined) {
+    if (size.length > 0) throw usageError("--size says for which sizes --memory holds: give --memory too");
+    return undefined;
+  }
+  if (options.device === "reference") throw usageError("--memory is of devices; the evaluator keeps every value");
+  if (size.length > 0) return { bytes, sizes: (plan) => [givenSizes(plan, { size })] };
+  const { largestBatches } = await import("../train-sizes.ts");
+  const cutter = cutterOf(program, file).plan;
+  const onProgress = (done: number, total: number): void => terminal.progress(`sizes of ${done} of ${total} records`);
+  const sizes = await largestBatches(records, { ...sample, images, perRun: batch, cutter, onProgress });
+  terminal.done();
+  return { bytes, sizes };
+}
+
+/** Says once that a step holds more than was planned: its batch is larger than those that the budget was made for. */
+class OverBudget {
+  #bytes: number;
+  readonly #terminal: Terminal;
+
+  constructor(bytes: number | undefined, terminal: Terminal) {
+    this.#bytes = bytes ?? Infinity;
+    this.#terminal = terminal;
+  }
+
+  tell(step: number, held: number): void {
+    if (held <= this.#bytes) return;
+    this.#terminal.err(`step ${step} holds ${bytesText(held)}, more than --memory: its batch is larger than those it was planned for`);
+    this.#bytes = Infinity;
+  }
+}
+
+function cutterOf(program: Program, file: string): Compiled {
+  const graph = program.graphs.get("pictures");
+  if (graph === undefined)
+    throw new CliError(1, `${file} has no graph pictures(image: u8[H, W, 3]) -> patches: u8[N, 3, 14, 14], which cuts the images`);
+  const compiled = compileGraph(graph);
+  const [input, ...others] = compiled.plan.inputs.map((i) => i.name);
+  if (input !== "image" || others.length > 0 || compiled.plan.params.length > 0 || compiled.plan.outputs[0]?.name !== "patches")
+    throw new CliError(1, `the graph pictures of ${file} must take an image alone, have no parameters and give patches`);
+  return compiled;
 }
 
 /** The file's graph `pictures`, which cuts images into patches, on a thread of its own device. */
@@ -212,14 +283,7 @@ class Cutter implements AsyncDisposable {
   }
 
   static async create(program: Program, file: string): Promise<Cutter> {
-    const graph = program.graphs.get("pictures");
-    if (graph === undefined)
-      throw new CliError(1, `${file} has no graph pictures(image: u8[H, W, 3]) -> patches: u8[N, 3, 14, 14], which cuts the images`);
-    const compiled = compileGraph(graph);
-    const [input, ...others] = compiled.plan.inputs.map((i) => i.name);
-    if (input !== "image" || others.length > 0 || compiled.plan.params.length > 0 || compiled.plan.outputs[0]?.name !== "patches")
-      throw new CliError(1, `the graph pictures of ${file} must take an image alone, have no parameters and give patches`);
-    return new Cutter(await Session.create(compiled, { threads: 1 }));
+    return new Cutter(await Session.create(cutterOf(program, file), { threads: 1 }));
   }
 
   async cut(image: Tensor<"u8">): Promise<Tensor<"u8">> {
@@ -235,9 +299,11 @@ class Cutter implements AsyncDisposable {
 
 async function whereFrom(
   program: Program,
-  trainer: Trainer,
+  trainer: TrainerApi,
   runs: readonly Inputs[],
   from: {
+    readonly device: Device | undefined;
+    readonly threads: number | undefined;
     readonly weights: { readonly from: readonly string[]; readonly extra: "ignore" | "refuse" } | undefined;
     readonly init: { readonly seed: number } | undefined;
   },
@@ -305,7 +371,7 @@ function meanLoss(metrics: readonly StepMetrics[]): number | undefined {
   return last.length === 0 ? undefined : last.reduce((sum, m) => sum + m.loss, 0) / last.length;
 }
 
-function report(outcome: TrainingOutcome, { training }: CompiledTraining, options: TrainOptions, steps: number) {
+function report(outcome: TrainingOutcome, { training }: TrainingArtefact, options: TrainOptions, steps: number) {
   return {
     ok: !outcome.stopped,
     graph: training.graph,
