@@ -9,14 +9,13 @@
 import { dim, dimAdd, dimConstant, dimDiv, dimMul } from "../ir/dim.ts";
 import { add, at, binary, constantOf, int, loop, lt, mul, store, sub, when } from "../ir/imp/build.ts";
 import type { ImpExpr, ImpFunction, ImpStmt } from "../ir/imp/types.ts";
-import type { Axis, Expr, Kernel, Pattern } from "../ir/kernel/types.ts";
+import type { Expr, Kernel } from "../ir/kernel/types.ts";
 import { substitute } from "../ir/kernel/intern.ts";
-import { blockElements } from "../ir/plan/packed.ts";
 import type { Capabilities } from "./capabilities.ts";
 import { Block, Emitter } from "./emit.ts";
-import { epilogue, storesOf, sumExpression, type Store } from "./epilogue.ts";
+import { epilogue } from "./epilogue.ts";
 import { finish, unitName } from "./finish.ts";
-import { coefficient } from "./merge.ts";
+import { packedProductOf, type PackedProduct } from "./quantised-product.ts";
 import { fewRows, IntegerProduct } from "./quantised-integers.ts";
 import { unpackPanel } from "./quantised-panel.ts";
 import { Statements } from "./statements.ts";
@@ -28,24 +27,6 @@ const rowsStep = 12;
 /** Steps of k in the tile's loop. */
 const unroll = 8;
 
-type Load = Extract<Expr, { k: "load" }>;
-
-/** A kernel that this builder can do. Expressions are interned. */
-interface Product {
-  readonly m: Axis;
-  readonly n: Axis;
-  readonly kAxis: string;
-  readonly pattern: Extract<Pattern, { k: "quantised" }>;
-  /** Terms of the sum; a multiple of 32. */
-  readonly depth: number;
-  readonly a: Load;
-  /** Elements of A from one k to the next, and from one row to the next, where that is one number. */
-  readonly aStep: number;
-  readonly rowStride: number | undefined;
-  readonly sum: Expr;
-  readonly stores: readonly Store[];
-}
-
 /** The kernel, with its left operand rounded where that pays: see Note [Error of rounded rows]. */
 export function withRoundedRows(kernel: Kernel): Kernel {
   if (kernel.pattern?.k !== "quantised") return kernel;
@@ -54,51 +35,20 @@ export function withRoundedRows(kernel: Kernel): Kernel {
 
 export function lowerQuantised(kernel: Kernel, capabilities: Capabilities): ImpFunction | undefined {
   const emitter = new Emitter(kernel.buffers, true);
-  const product = productOf(kernel, capabilities, emitter);
+  const product = capabilities.vector === 4 && capabilities.gpu === undefined ? packedProductOf(kernel, emitter) : undefined;
   return product === undefined ? undefined : new Builder(kernel, product, capabilities, emitter).build();
-}
-
-function productOf(kernel: Kernel, capabilities: Capabilities, emitter: Emitter): Product | undefined {
-  const { pattern, stages, buffers } = kernel;
-  if (pattern?.k !== "quantised" || capabilities.vector !== 4 || capabilities.gpu !== undefined) return undefined;
-  const [first, ...rest] = stages;
-  const [m, n] = [pattern.m, pattern.n].map((name) => kernel.axes.find((x) => x.name === name));
-  const blocks = dimConstant(buffers.find((b) => b.name === pattern.scales)?.shape[1] ?? dim(0)) ?? 0;
-  if (first?.k !== "let" || m === undefined || n === undefined || blocks === 0) return undefined;
-  const a = emitter.interner.intern(pattern.a);
-  if (a.k !== "load" || buffers.find((b) => b.name === a.buffer)?.dtype !== "f32") return undefined;
-  const stride = (along: string): number | undefined => {
-    const d = coefficient(a.index, along, emitter);
-    return d === undefined ? undefined : dimConstant(d);
-  };
-  const aStep = stride(pattern.kAxis);
-  const sum = sumExpression(first.name, m.name, n.name);
-  const stores = storesOf(rest, first.name, sum);
-  if (aStep === undefined || stores === undefined) return undefined;
-  return {
-    m,
-    n,
-    kAxis: pattern.kAxis,
-    pattern,
-    depth: blocks * blockElements,
-    a,
-    aStep,
-    rowStride: stride(m.name),
-    sum: emitter.interner.intern(sum),
-    stores: stores.map((s) => ({ ...s, index: emitter.interner.intern(s.index), value: emitter.interner.intern(s.value) })),
-  };
 }
 
 class Builder {
   private readonly kernel: Kernel;
-  private readonly p: Product;
+  private readonly p: PackedProduct;
   private readonly emitter: Emitter;
   private readonly rows: number;
   /** Columns of a unit. */
   private readonly width: number;
   private readonly integers: IntegerProduct | undefined;
 
-  constructor(kernel: Kernel, product: Product, capabilities: Capabilities, emitter: Emitter) {
+  constructor(kernel: Kernel, product: PackedProduct, capabilities: Capabilities, emitter: Emitter) {
     this.kernel = kernel;
     this.p = product;
     this.emitter = emitter;

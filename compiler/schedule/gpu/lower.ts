@@ -8,6 +8,7 @@ import { lowerGpuAttention } from "./attention.ts";
 import { lowerGpuAttentionGradient } from "./attention-gradient.ts";
 import { lowerGpuMatmul } from "./matmul.ts";
 import { lowerPoints } from "./points.ts";
+import { lowerGpuQuantised } from "./quantised.ts";
 import { lowerRows } from "./rows.ts";
 
 export interface GpuLowered {
@@ -24,9 +25,11 @@ export function lowerGpu(kernel: Kernel, capabilities: Capabilities): GpuLowered
       ? lowerGpuMatmul(kernel, gpu)
       : kernel.pattern?.k === "attention"
         ? lowerGpuAttention(kernel, capabilities, gpu)
-        : kernel.pattern === undefined
-          ? lowerGpuAttentionGradient(kernel, gpu)
-          : undefined;
+        : kernel.pattern?.k === "quantised"
+          ? lowerGpuQuantised(kernel, gpu)
+          : kernel.pattern === undefined
+            ? lowerGpuAttentionGradient(kernel, gpu)
+            : undefined;
   if (built !== undefined) return { fn: built, built: true };
   return { fn: lowerRows(kernel, gpu) ?? lowerPoints(kernel), built: false };
 }
