@@ -66,7 +66,7 @@ const cases: fc.Arbitrary<GradientCase> = fc.record({
 });
 
 describe("the builder of attention's derivative for GPUs", () => {
-  test("gives the evaluator's cotangents for random ragged segments", { timeout: 120_000 }, async () => {
+  test("gives the evaluator's cotangents for random ragged segments", { timeout: 240_000 }, async () => {
     await fc.assert(
       fc.asyncProperty(cases, (c) => check(c)),
       { numRuns: Math.min(runs, 8), seed },
@@ -90,7 +90,7 @@ describe("the builder of attention's derivative for GPUs", () => {
     for (const causal of [false, true]) await check({ heads: [1, 1], features: [6, 4], causal, segments });
   });
 
-  test("heads of 128 features", { timeout: 60_000 }, async () => {
+  test("heads of 128 features", { timeout: 240_000 }, async () => {
     await check({ heads: [1, 1], features: [128, 128], causal: true, segments: [[9, 12]] });
   });
 
@@ -126,7 +126,7 @@ describe("the builder of attention's derivative for GPUs", () => {
 const gpu = await systemGpu();
 afterAll(async () => {
   if (typeof gpu !== "string") await gpu.close();
-});
+}, 60_000);
 
 // Without features alone the emulator checks it: a software driver takes minutes to compile loops with barriers.
 test("on an adapter", { timeout: 240_000 }, async (context) => {
