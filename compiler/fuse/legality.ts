@@ -232,6 +232,10 @@ export function readBy(
     const node = nodeOf(values, id);
     return node.kind === "op" && never(node);
   };
+  const unpacksWeight = (id: ValueId): boolean => {
+    const node = nodeOf(values, id);
+    return node.kind === "op" && opOf(node.op).unpacks === true;
+  };
   const visit = (id: ValueId): void => {
     const node = nodeOf(values, id);
     if (seen.has(id) || node.kind !== "op") return;
@@ -240,7 +244,9 @@ export function readBy(
     for (const [i, o] of node.operands.entries()) {
       // A state that is written in place is not read.
       if (i === 0 && values.inPlace?.has(id) === true && opOf(node.op).overwrites !== undefined) continue;
-      if (multiplies && i === 1) found.add("pack");
+      // A packed weight is unpacked where it is multiplied by: its parts are read as they are.
+      if (multiplies && i === 1 && unpacksWeight(o)) visit(o);
+      else if (multiplies && i === 1) found.add("pack");
       else if (g.inlined.has(o) || o === extra || g.roots.includes(o) || isNever(o)) visit(o);
       else if (!isSplat(nodeOf(values, bufferOf(values, o)))) found.add(bufferOf(values, o));
     }
