@@ -2,7 +2,7 @@
 // graph from the outputs to the inputs, so every reader is decided before what it reads; legality.ts says whether a
 // value may join a kernel, and if not, why. What is here decides; kernels.ts builds.
 
-import { dimBounds, type DimSymbol } from "../ir/dim.ts";
+import { dim, dimBounds, dimConstant, type DimSymbol } from "../ir/dim.ts";
 import { bytesOf } from "../ir/dtype.ts";
 import type { Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
 import { locText } from "../ir/loc.ts";
@@ -11,7 +11,8 @@ import type { BindingLimits } from "../passes/limits.ts";
 import { parametric } from "../passes/parametric.ts";
 import { bufferOf, inPlaceWrites, isSplat, nodeOf, type Values } from "./expand.ts";
 import { joinSiblings, updateInPlace } from "./siblings.ts";
-import { emptyGroup, hasFold, mayJoin, readBy, rowsWith, type Group } from "./legality.ts";
+import { productParts } from "./patterns.ts";
+import { contractionFold, emptyGroup, hasFold, isRows, mayJoin, readBy, rowsWith, type Group } from "./legality.ts";
 
 export interface FuseOptions {
   /** False: a kernel for each operation. */
@@ -46,6 +47,9 @@ export interface Grouping {
 
 /** How a value is made, as far as fusion cares. */
 type Class = "source" | "free" | "scalar" | "reduction" | "heavy" | "contraction" | "attention";
+
+/** Columns of an operand that is read as it lies: its rows are two kilobytes apart at most. */
+const mostColumns = 512;
 
 interface Use {
   readonly by: OpNode;
@@ -239,7 +243,7 @@ class Fuser {
   /** Is what `uses` read part of the operands that the kernel's builder reads itself? */
   private isOperandOf(g: Group, uses: readonly Use[]): boolean {
     const own = g.attention ? g.root : g.contraction;
-    return uses.some(({ by, operand }) => (by.id === own && (g.attention || operand === 0)) || g.operands.has(by.id));
+    return uses.some(({ by, operand }) => (by.id === own && (g.attention || operand === 0 || g.direct)) || g.operands.has(by.id));
   }
 
   private join(node: OpNode, g: Group): void {
@@ -259,7 +263,32 @@ class Fuser {
     // What is packed stays as it is in memory; the kernel unpacks it.
     const right = this.values.nodes.get(node.operands[1] ?? -1);
     if (right?.kind === "op" && unpacks(right) && !this.ends.has(right.id)) return;
+    if (this.liesInRows(g, node)) {
+      g.direct = true;
+      return;
+    }
     this.packOf.set(node.id, emptyGroup(node.operands[1] ?? -1, { packs: node.id }));
+  }
+
+  // Note [Read as it lies]
+  //   x·W for gradients and gᵀ·x for those of W have a right operand whose columns lie side by side in memory: eight of them
+  //   are what a panel would hold. Packing it is one more kernel and one more copy, worth it where the rows lie a page apart
+  //   (each step of the sum then needs an address of its own) and where it is done once, when parameters are loaded.
+
+  /** May the product read its right operand as it lies? On CPUs, where a tile takes eight columns. */
+  private liesInRows(g: Group, node: OpNode): boolean {
+    const [, right] = node.operands;
+    const columns = dimConstant(node.type.shape.at(-1) ?? dim(1)) ?? 0;
+    if (right === undefined || this.options.limits !== undefined || this.fixed.has(right) || g.attention) return false;
+    if (columns % this.options.panel !== 0 || columns > mostColumns || node.type.shape.length !== 2) return false;
+    if (nodeOf(this.values, right).type.dtype !== "f32") return false;
+    const inlined = new Set<ValueId>();
+    for (let at = nodeOf(this.values, right); at.kind === "op" && isView(at) && !this.ends.has(at.id);) {
+      inlined.add(at.id);
+      at = nodeOf(this.values, at.operands[0] ?? -1);
+    }
+    const parts = productParts(contractionFold(this.values, emptyGroup(node.id, { contraction: node.id, inlined })));
+    return parts !== undefined && isRows(parts, node.type.shape);
   }
 
   private write(node: OpNode, uses: readonly Use[], reason: string): void {

@@ -100,18 +100,10 @@ function matmulKernel(values: Values, g: Group, contraction: ValueId, packed: bo
     if (b.k !== "load") throw new Error("a load is a load");
     sum = { ...parts.fold, body: mul(parts.a, b) };
     const whole = contractionParts(fold);
-    if (whole !== undefined) {
-      const names = shape.map((_, i) => axisName(i));
-      pattern = {
-        k: "matmul",
-        batch: names.slice(0, -2),
-        m: names.at(-2) ?? "",
-        n: names.at(-1) ?? "",
-        kAxis: parts.fold.axis,
-        a: whole.a,
-        b,
-      };
-    }
+    if (whole !== undefined) pattern = matmulPattern(shape, parts.fold.axis, whole.a, b);
+  } else if (g.direct) {
+    const whole = contractionParts(fold);
+    if (whole?.b.k === "load") pattern = matmulPattern(shape, whole.fold.axis, whole.a, whole.b);
   } else pattern = unpackedPattern(values, g, contraction, fold);
   const stages: Stage[] = [
     { k: "let", name: "acc", type: "f32", value: sum },
@@ -120,6 +112,13 @@ function matmulKernel(values: Values, g: Group, contraction: ValueId, packed: bo
   const kernel = { axes: axesOf(shape), stages, ...(pattern === undefined ? {} : { pattern }) };
   const times = new Map([...expander.times, [contraction, 1]]);
   return finish(values, g, kernel, times, packed ? contraction : undefined);
+}
+
+type Load = Extract<Expr, { k: "load" }>;
+
+function matmulPattern(shape: readonly Dim[], kAxis: string, a: Load, b: Load): Pattern {
+  const names = shape.map((_, i) => axisName(i));
+  return { k: "matmul", batch: names.slice(0, -2), m: names.at(-2) ?? "", n: names.at(-1) ?? "", kAxis, a, b };
 }
 
 function attentionKernel(values: Values, g: Group): BuiltKernel {

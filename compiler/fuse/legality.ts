@@ -3,12 +3,12 @@
 
 import { dimConstant, dimProduct, type Dim } from "../ir/dim.ts";
 import type { OpNode, ValueId } from "../ir/graph/types.ts";
-import { Reads } from "../ir/kernel/intern.ts";
+import { Reads, strideOf } from "../ir/kernel/intern.ts";
 import type { Expr } from "../ir/kernel/types.ts";
 import { opOf } from "../../ops/index.ts";
 import { apart, coefficient } from "../schedule/merge.ts";
 import { bufferOf, Expander, isSplat, nodeOf, writtenType, type Values } from "./expand.ts";
-import { chainsOf, contractionParts } from "./patterns.ts";
+import { chainsOf, contractionParts, type ContractionParts } from "./patterns.ts";
 import { repeatsRow } from "./rows.ts";
 
 /** One kernel to be: a value that is written, and the values that disappear into it. */
@@ -21,6 +21,8 @@ export interface Group {
   readonly inlined: Set<ValueId>;
   /** The matrix multiply that the kernel does, its root or behind an epilogue. */
   contraction: ValueId | undefined;
+  /** The multiply reads its right operand where it lies: nothing packs it. See Note [Read as it lies] in groups.ts. */
+  direct: boolean;
   readonly attention: boolean;
   /** What the multiply's left operand, or attention's operands, are made of. */
   readonly operands: Set<ValueId>;
@@ -37,6 +39,7 @@ export function emptyGroup(root: ValueId, more: Partial<Group> = {}): Group {
     packs: undefined,
     inlined: new Set(),
     contraction: undefined,
+    direct: false,
     attention: false,
     operands: new Set(),
     rows: undefined,
@@ -104,9 +107,12 @@ function elementwise(values: Values, g: Group, node: OpNode, costly: boolean): s
 /** Builders of multiplies and attention read their operands at positions that are linear, from memory. */
 function operandOf(values: Values, g: Group, node: OpNode): string | undefined {
   const builder = g.attention ? "attention" : "a matrix multiply";
-  const reason = `${builder} reads ${g.attention ? "its operands" : "its left operand"} from memory`;
+  const reason = `${builder} reads ${g.attention || g.direct ? "its operands" : "its left operand"} from memory`;
   if (opOf(node.op).view === undefined && opOf(node.op).kind !== "indexing") return reason;
-  if (!g.attention) return contractionParts(contractionFold(values, g, node.id)) === undefined ? reason : undefined;
+  if (!g.attention) {
+    const parts = contractionParts(contractionFold(values, g, node.id));
+    return parts === undefined || (g.direct && !isRows(parts, nodeOf(values, g.contraction ?? g.root).type.shape)) ? reason : undefined;
+  }
   // The operand of attention that the node is part of, at a position of its own.
   const root = nodeOf(values, g.root);
   const reads = new Reads();
@@ -124,6 +130,13 @@ function operandOf(values: Values, g: Group, node: OpNode): string | undefined {
     if (!own || walked.some((axis) => coefficient(element.index, axis, { reads }) === undefined)) return reason;
   }
   return undefined;
+}
+
+/** Is the right operand of a product in memory in rows, one for each term of the sum, in which columns lie side by side? */
+export function isRows({ b, fold }: Pick<ContractionParts, "b" | "fold">, shape: readonly Dim[]): boolean {
+  const reads = new Reads();
+  const step = b.k === "load" ? strideOf(b.index, fold.axis, reads) : undefined;
+  return b.k === "load" && step !== undefined && strideOf(b.index, axisName(shape.length - 1), reads) === 1;
 }
 
 /** The sum of products of the group's matrix multiply, alone. */
@@ -164,11 +177,16 @@ function row(values: Values, g: Group, node: OpNode): string | undefined {
   return typeof axes === "string" ? axes : undefined;
 }
 
+/** Values in a kernel of one element. */
+const mostOfOne = 256;
+
 /** The dimensions of the root that give a row's reductions when `node` is reduced inside the kernel, or why not. */
 export function rowsWith(values: Values, g: Group, node: OpNode): readonly number[] | string {
-  const { value, expander } = expandGroup(values, g, node.id);
   const { shape } = writtenType(values, g.root);
   const own = shape.flatMap((d, i) => (dimConstant(d) === 1 ? [] : [i]));
+  // The norm of all gradients is one element made of a sum for each parameter; what is looked at again for each must end.
+  if (own.length === 0 && g.inlined.size >= mostOfOne) return "its reader is one element made of much already";
+  const { value, expander } = expandGroup(values, g, node.id);
   const names = new Map(own.map((i) => [axisName(i), i]));
   const reads = new Reads();
   const chains = chainsOf(value);
@@ -246,7 +264,7 @@ export function readBy(
       if (i === 0 && values.inPlace?.has(id) === true && opOf(node.op).overwrites !== undefined) continue;
       // A packed weight is unpacked where it is multiplied by: its parts are read as they are.
       if (multiplies && i === 1 && unpacksWeight(o)) visit(o);
-      else if (multiplies && i === 1) found.add("pack");
+      else if (multiplies && i === 1 && !g.direct) found.add("pack");
       else if (g.inlined.has(o) || o === extra || g.roots.includes(o) || isNever(o)) visit(o);
       else if (!isSplat(nodeOf(values, bufferOf(values, o)))) found.add(bufferOf(values, o));
     }

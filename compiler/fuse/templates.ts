@@ -86,7 +86,10 @@ export class KernelTemplates {
     });
     const place = this.values.inPlace?.has(g.root) === true ? "in place " : "";
     const kind = `${place}${g.packs === undefined ? "" : "packs "}${g.attention ? "attention " : ""}${g.heavy ? "heavy " : ""}rows ${g.rows?.join() ?? "none"} roots ${roots.join()}`;
-    const own = g.contraction === undefined ? "" : `contraction ${seen.get(g.contraction) ?? "outside"} ${this.packed.has(g.contraction)}`;
+    const own =
+      g.contraction === undefined
+        ? ""
+        : `contraction ${seen.get(g.contraction) ?? "outside"} ${this.packed.has(g.contraction)} ${g.direct}`;
     return { text: [kind, own, ...lines].join("\n"), order };
   }
 }

@@ -1,4 +1,4 @@
-// Matrix products whose second operand is packed in panels of eight columns: register tiles over full K, and what
+// Matrix products whose second operand is packed in panels of eight columns, or lies in rows: register tiles over full K, and what
 // was fused behind the product as an epilogue. Declines (undefined) what it cannot address; the generic loops are
 // right for everything. Does not choose which operand is packed, and does not pack it.
 //
@@ -38,7 +38,7 @@ const unroll = 8;
 
 export function lowerMatmul(kernel: Kernel, capabilities: Capabilities): ImpFunction | undefined {
   const emitter = new Emitter(kernel.buffers, true);
-  const product = capabilities.vector === 4 ? productOf(kernel, tileColumns, emitter) : undefined;
+  const product = capabilities.vector === 4 ? productOf(kernel, tileColumns, emitter, true) : undefined;
   return product === undefined ? undefined : new Builder(kernel, product, capabilities, emitter).build();
 }
 
@@ -172,7 +172,7 @@ class Builder {
       rowStride: p.rowStride ?? 0,
       aStep: p.aStep,
       b,
-      bStep: int(tileColumns),
+      bStep: int(p.bStep),
       count,
       unroll,
     });

@@ -19,6 +19,8 @@ export interface Product {
   readonly count: Expr;
   readonly a: Load;
   readonly b: Load;
+  /** Elements of B from one k to the next: a panel's columns, or all of a matrix that is read as it lies. */
+  readonly bStep: number;
   /** Elements of A from one k to the next. */
   readonly aStep: number;
   /** Elements of A from one row to the next; undefined when rows lie anywhere. */
@@ -28,13 +30,16 @@ export interface Product {
   readonly stores: readonly Store[];
 }
 
-/** The product that `kernel` is, its right operand in panels of `panel` columns; undefined where it is none or cannot be addressed. */
-export function productOf(kernel: Kernel, panel: number, emitter: Emitter): Product | undefined {
+/**
+ * The product that `kernel` is, its right operand in panels of `panel` columns or, where `rows` allows it, in rows; undefined
+ * where it is none or cannot be addressed.
+ */
+export function productOf(kernel: Kernel, panel: number, emitter: Emitter, rows = false): Product | undefined {
   const { pattern, schedule, stages, buffers } = kernel;
   if (pattern?.k !== "matmul") return undefined;
   const packed = schedule.some((s) => s.k === "packed" && s.buffer === pattern.b.buffer && s.panel === panel);
   const [first, ...rest] = stages;
-  if (!packed || first?.k !== "let" || first.value.k !== "fold" || constantIndex(first.value.from) !== 0) return undefined;
+  if (!(packed || rows) || first?.k !== "let" || first.value.k !== "fold" || constantIndex(first.value.from) !== 0) return undefined;
   const dtype = (name: string): string | undefined => buffers.find((b) => b.name === name)?.dtype;
   const bType = buffers.find((b) => b.name === pattern.b.buffer)?.dtype;
   if (dtype(pattern.a.buffer) !== "f32" || bType === undefined || scalarTypeOf(bType) !== "f32") return undefined;
@@ -52,7 +57,11 @@ export function productOf(kernel: Kernel, panel: number, emitter: Emitter): Prod
     return d === undefined ? undefined : dimConstant(d);
   };
   const aStep = stride(a.index, pattern.kAxis);
-  if (aStep === undefined || stride(b.index, pattern.kAxis) !== panel) return undefined;
+  const bStep = stride(b.index, pattern.kAxis);
+  if (aStep === undefined || bStep === undefined) return undefined;
+  // The tile reads whole vectors of columns: none of them may lie behind the matrix.
+  const inRows = stride(b.index, n.name) === 1 && (dimConstant(n.extent) ?? 1) % panel === 0 && bType === "f32";
+  if (packed ? bStep !== panel : !inRows) return undefined;
 
   const sum = sumExpression(first.name, m.name, n.name);
   const stores = storesOf(rest, first.name, sum);
@@ -67,6 +76,7 @@ export function productOf(kernel: Kernel, panel: number, emitter: Emitter): Prod
     a,
     b,
     aStep,
+    bStep,
     rowStride: stride(a.index, m.name),
     sum: emitter.interner.intern(sum),
     stores: interned,
