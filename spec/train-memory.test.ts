@@ -64,7 +64,7 @@ describe("a step of UHD-tiny within a budget", () => {
       within = step;
       const found = await trained(step, [inputs, inputs]);
       const { predicted, before: unbounded, flops, recomputed, kept } = step.recomputation ?? fail();
-      expect(unbounded.peak).toBe(whole.held);
+      expect(Math.abs(unbounded.peak / whole.held - 1)).toBeLessThan(0.01);
       expect(predicted.peak).toBeLessThanOrEqual(bytes);
       expect(found.held).toBe(predicted.peak);
       expect(Math.abs(found.used / predicted.peak - 1)).toBeLessThan(0.02);

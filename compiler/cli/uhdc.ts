@@ -225,7 +225,7 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
   )
     .addHelpText(
       "after",
-      '\nExamples:\n  uhdc explain graphs/llava-uhd.uhd --image-size 672x1008\n  uhdc explain --train graphs/train/pretrain.uhd --size N=551 --size L=40 --size \'images=[[672,1008]]\' --size \'samples=[{"tokens":40,"images":[0]}]\'\n  uhdc explain --train --memory 40MiB graphs/uhd-tiny.uhd --size N=896 --size L=64 --size \'images=[[300,240],[300,240]]\' --size \'samples=[{"tokens":32,"images":[0]},{"tokens":32,"images":[0]}]\'\n  uhdc explain graphs/clip-vit.uhd --graph encoder --size T=577 --json',
+      '\nExamples:\n  uhdc explain graphs/llava-uhd.uhd --image-size 672x1008\n  uhdc explain --train graphs/train/pretrain.uhd --size N=551 --size L=40 --size \'images=[[672,1008]]\' --size \'samples=[{"tokens":40,"images":[0]}]\'\n  uhdc explain --train --memory 30MiB graphs/uhd-tiny.uhd --size N=896 --size L=64 --size \'images=[[300,240],[300,240]]\' --size \'samples=[{"tokens":32,"images":[0]},{"tokens":32,"images":[0]}]\'\n  uhdc explain graphs/clip-vit.uhd --graph encoder --size T=577 --json',
     )
     .action(async (file: string, options: ExplainOptions) => (await import("./commands/explain.ts")).explain(file, options, terminal));
 

@@ -41,7 +41,7 @@ export interface MemoryBudget {
 
 /** Values of one place in the source. */
 export interface SavedValues {
-  /** The operation, and `file:line:column`. */
+  /** The operation, and `file:line:column`, with what uses that place: `a < b`. */
   readonly op: string;
   readonly at: string;
   readonly type: string;
@@ -63,7 +63,7 @@ export interface StepMemory {
 export interface Recomputation {
   readonly budget: number;
   readonly predicted: StepMemory;
-  /** With every value kept. */
+  /** With every value kept, and the optimiser's work in the same order (early.ts). */
   readonly before: StepMemory;
   /** Operations of a run, over all of the sizes: with every value kept, and what is done again. */
   readonly flops: { readonly before: number; readonly again: number };
@@ -280,7 +280,12 @@ function savedValues(graph: Graph, values: readonly Saved[], bound: BoundPlan | 
   const node = graph.nodes.find((n) => n.id === values[0]?.value);
   if (node === undefined) return [];
   const bytes = values.reduce((sum, { buffer }) => sum + (bound?.buffers[buffer]?.bytes ?? 0), 0);
-  return [{ op: opName(node), at: locText(node.loc), type: typeText(node.type), count: values.length, bytes }];
+  return [{ op: opName(node), at: placeText(node), type: typeText(node.type), count: values.length, bytes }];
+}
+
+/** Where it is written, and where what that belongs to is used: layers share the lines of a normalisation. */
+function placeText({ loc }: GraphNode): string {
+  return loc.length < 2 ? locText(loc) : `${locText(loc)} < ${locText(loc.slice(1))}`;
 }
 
 function planFlops(plan: Plan, env: DimEnv): number {

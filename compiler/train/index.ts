@@ -5,12 +5,13 @@ import { gradient } from "../autodiff/reverse.ts";
 import type { Program } from "../check/index.ts";
 import { compileGraph, type Compiled, type CompileOptions, type WebGpuCompiled, type WebGpuOptions } from "../compile.ts";
 import { GraphBuilder } from "../ir/graph/build.ts";
-import type { Graph, GraphNode, ParamNode } from "../ir/graph/types.ts";
+import type { Graph, GraphNode, ParamNode, ValueId } from "../ir/graph/types.ts";
 import type { Recipe } from "../ir/plan/training.ts";
 import type { FuseOptions } from "../fuse/groups.ts";
 import { typeRule } from "../../ops/index.ts";
 import { adamw, type Trained } from "./adamw.ts";
 import { withinBudget, type MemoryBudget, type Recomputation } from "./budget.ts";
+import { early } from "./early.ts";
 import { addLora } from "./lora.ts";
 import { matches, matchesAny, type TrainSettings } from "./settings.ts";
 
@@ -49,7 +50,8 @@ export function compileTraining(
   if (train === undefined) throw new TrainingCompileError("the file has no train section, or it has errors");
   const graph = program.graphs.get(train.graph);
   if (graph === undefined) throw new TrainingCompileError(`the file has no graph ${train.graph}, or it has errors`);
-  const { graph: whole, recipe } = trainingGraph(graph, train);
+  const { graph: built, optimiser, recipe } = trainingGraph(graph, train);
+  const whole = memory === undefined ? built : early(built, optimiser);
   let recomputation: Recomputation | undefined;
   const last = (passed: Graph, fusion: FuseOptions): Graph => {
     if (memory === undefined) return passed;
@@ -66,7 +68,15 @@ export function compileTraining(
 }
 
 /** The graph of one run: outputs of `original`, the norm of the gradients, and new values of the states. */
-export function trainingGraph(original: Graph, settings: TrainSettings): { readonly graph: Graph; readonly recipe: Recipe } {
+export function trainingGraph(
+  original: Graph,
+  settings: TrainSettings,
+): {
+  readonly graph: Graph;
+  /** Values from this one on are the optimiser's. */
+  readonly optimiser: ValueId;
+  readonly recipe: Recipe;
+} {
   const { lora } = settings;
   const {
     graph: source,
@@ -99,6 +109,7 @@ export function trainingGraph(original: Graph, settings: TrainSettings): { reado
   const { optimiser } = settings;
   const loss = source.outputs.find((o) => o.name === settings.loss)?.value;
   if (loss === undefined) throw new TrainingCompileError(`the graph ${source.name} has no output ${settings.loss}`);
+  const optimiserFrom = b.nextId;
   const step = adamw(
     b,
     loss,
@@ -122,6 +133,7 @@ export function trainingGraph(original: Graph, settings: TrainSettings): { reado
   );
   return {
     graph: b.build(),
+    optimiser: optimiserFrom,
     recipe: {
       format: "uhd-training",
       version: 1,
