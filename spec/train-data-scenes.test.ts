@@ -4,7 +4,8 @@ import sharp from "sharp";
 import { describe, expect, test } from "vitest";
 import { drawText, letters, styles } from "../examples/read-text/glyphs.ts";
 import { score, scores, type Answered } from "../examples/read-text/evaluate.ts";
-import { makeScene, native, renderScene, splitOf, type Split } from "../examples/read-text/scene.ts";
+import { cutAt } from "../examples/read-text/encoder.ts";
+import { colours, makeScene, native, renderScene, splitOf, type Split } from "../examples/read-text/scene.ts";
 import { compileGraph } from "../compiler/compile.ts";
 import { bindPlan } from "../compiler/ir/plan/bind.ts";
 import { dimEval, dimParse } from "../compiler/ir/dim.ts";
@@ -53,6 +54,28 @@ describe("scenes", () => {
     }
   });
 
+  test("of the small sort are native pictures at most, with one question for what is written and one for its colours", () => {
+    for (let i = 0; i < 100; i++) {
+      const { width, height, texts, questions } = makeScene("train", 1, i, "small");
+      expect(width * height).toBeLessThanOrEqual(native ** 2);
+      expect(texts.length).toBeLessThanOrEqual(2);
+      const lines = [...texts].sort((a, b) => a.y - b.y);
+      expect(questions.map((q) => q.answer)).toEqual(
+        lines.length === 0 ? [] : [lines.map((t) => t.text).join(" "), lines.map((t) => t.colour).join(" ")],
+      );
+    }
+  });
+
+  test("of the crowded sort have many texts, none over another", () => {
+    for (let i = 0; i < 20; i++) {
+      const { width, height, texts } = makeScene("train", 1, i, "crowded");
+      expect(texts.length).toBeGreaterThan((2 * width * height) / native ** 2);
+      for (const a of texts)
+        for (const b of texts)
+          if (a !== b) expect(a.x + a.width < b.x || b.x + b.width < a.x || a.y + a.height < b.y || b.y + b.height < a.y).toBe(true);
+    }
+  });
+
   test("show what they say: text stands inside the picture, in its colour", async () => {
     for (const { scene } of scenes.slice(0, 20)) {
       const { data, info } = await sharp(Buffer.from(await renderScene(scene)))
@@ -82,6 +105,54 @@ describe("scenes", () => {
       expect([style.name, seen.size]).toEqual([style.name, letters.length]);
     }
     expect(() => drawText("a", styles[0] ?? raise(), 10)).toThrow(/no glyph/);
+  });
+
+  test("have each letter's middle where it is said to be", async () => {
+    for (const style of styles) {
+      const drawn = drawText("III", style, 36);
+      const size = { width: drawn.width + 8, height: drawn.height + 8 };
+      const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${size.width}" height="${size.height}">${drawn.svg("#000", "#fff")}</svg>`;
+      const { data, info } = await sharp(Buffer.from(svg)).flatten({ background: "#fff" }).raw().toBuffer({ resolveWithObject: true });
+      expect(drawn.centres.length).toBe(3);
+      for (const [x, y] of drawn.centres) expect(data[info.channels * (Math.round(y) * info.width + Math.round(x))]).toBeLessThan(60);
+    }
+  });
+});
+
+describe("pictures that letters are learnt from", () => {
+  test("are cut out of a scene, with each letter in the half of the patch where its middle is", async () => {
+    const scene = makeScene("train", 1001, 4, "crowded");
+    const { data, info } = await sharp(Buffer.from(await renderScene(scene)))
+      .removeAlpha()
+      .raw()
+      .toBuffer({ resolveWithObject: true });
+    const [left, top] = [-20, 10];
+    const cut = cutAt(scene, data, info.width, info.height, left, top);
+    for (const [x, y] of [
+      [0, 0],
+      [19, 50],
+      [20, 0],
+      [60, 40],
+      [111, 111],
+    ] as const) {
+      const inside = x + left >= 0 && x + left < info.width && y + top < info.height;
+      const expected = inside ? data.subarray(3 * ((y + top) * info.width + x + left)).subarray(0, 3) : [128, 128, 128];
+      expect([...cut.pixels.subarray(3 * (y * native + x)).subarray(0, 3)]).toEqual([...expected]);
+    }
+    const side = native / 14;
+    let found = 0;
+    for (const { text, colour, x, y, centres } of scene.texts)
+      for (const [i, [cx, cy]] of centres.entries()) {
+        const [column, row] = [x + cx - left, y + cy - top];
+        if (column < 0 || row < 0 || column >= native || row >= native) continue;
+        found++;
+        const at = Math.floor(row / 14) * side + Math.floor(column / 14);
+        expect((column % 14 < 7 ? cut.left : cut.right)[at]).toBe(letters.indexOf(text[i] ?? ""));
+        expect(Object.keys(colours)[cut.colour[at] ?? -1]).toBe(colour);
+      }
+    expect(found).toBeGreaterThan(3);
+    const none = cut.left.filter((l) => l === letters.length).length + cut.right.filter((l) => l === letters.length).length;
+    expect(none).toBe(2 * side * side - found);
   });
 });
 
@@ -114,7 +185,19 @@ describe("the evaluation", () => {
 test("UHD-tiny does no more operations than the model of one fixed picture, for the largest image", () => {
   const operations = (config: Readonly<Record<string, string>>): number => {
     const { plan } = compileGraph(graphOf("graphs/uhd-tiny.uhd", "uhd_tiny", config));
-    const { env } = bindPlan(plan, { image: [250, 300, 3], ids: [40] }, { at: 0, past: 0 });
+    // A question of 40 letters about the largest picture.
+    const bound = (rows: number) =>
+      bindPlan(
+        plan,
+        {
+          image: [250, 300, 3],
+          ...{ rows: [rows], position: [rows], place: [rows], segment: [rows], cached: [rows], given: [0, 96] },
+          ...{ offsets: [2], row_offsets: [2], read: [1], read_segment: [1], read_offsets: [2] },
+          ...{ settings: [1, 4], choice: [1, 5], history: [0], stamp: [1] },
+        },
+        { sampled: 0, beams: 0 },
+      ).env;
+    const env = bound(40 + (bound(40)["S"] ?? NaN));
     return plan.steps.reduce((sum, step) => sum + (step.k === "dispatch" ? dimEval(dimParse(step.flops), env) : 0), 0);
   };
   const fixed = { sliced: "false", layers: "5", vit_width: "192", vit_heads: "6", vit_hidden: "800" };

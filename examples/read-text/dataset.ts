@@ -4,7 +4,7 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { characterOfByte } from "../../runtime/text/definition.ts";
-import { makeScene, renderScene, type Question, type Split } from "./scene.ts";
+import { makeScene, renderScene, type Question, type Sort, type Split } from "./scene.ts";
 
 /** Printable ASCII and the newline, behind two specials. */
 const characters = [..."\n", ...Array.from({ length: 95 }, (_, i) => String.fromCharCode(32 + i))];
@@ -45,9 +45,10 @@ export interface TestItem extends Question {
   readonly image: string;
 }
 
-/** `SPLIT.json` for training, `SPLIT.questions.json` for evaluation, and the pictures in `images/SPLIT`. */
-export async function writeSplit(folder: string, split: Split, count: number, seed: number): Promise<void> {
-  const images = path.join(folder, "images", split);
+/** `NAME.json` for training, `NAME.questions.json` for evaluation, and the pictures in `images/NAME`. NAME: "small" or the split. */
+export async function writeSplit(folder: string, split: Split, count: number, seed: number, sort: Sort = "plain"): Promise<void> {
+  const name = sort === "plain" ? split : sort;
+  const images = path.join(folder, "images", name);
   await mkdir(images, { recursive: true });
   const records: object[] = [];
   const items: TestItem[] = [];
@@ -56,11 +57,11 @@ export async function writeSplit(folder: string, split: Split, count: number, se
     const some = Array.from({ length: Math.min(16, count - from) }, (_, i) => from + i);
     await Promise.all(
       some.map(async (i) => {
-        const scene = makeScene(split, seed, i);
-        const image = `${split}/${i}.png`;
+        const scene = makeScene(split, seed, i, sort);
+        const image = `${name}/${i}.png`;
         await writeFile(path.join(folder, "images", image), await renderScene(scene));
         records[i] = {
-          id: `${split}-${i}`,
+          id: `${name}-${i}`,
           image,
           conversations: scene.questions.flatMap((q, n) => [
             { from: "human", value: n === 0 ? `<image>\n${q.question}` : q.question },
@@ -69,8 +70,8 @@ export async function writeSplit(folder: string, split: Split, count: number, se
         };
       }),
     );
-    for (const i of some) items.push(...makeScene(split, seed, i).questions.map((q) => ({ ...q, image: `${split}/${i}.png` })));
+    for (const i of some) items.push(...makeScene(split, seed, i, sort).questions.map((q) => ({ ...q, image: `${name}/${i}.png` })));
   }
-  await writeFile(path.join(folder, `${split}.json`), `[\n${records.map((r) => JSON.stringify(r)).join(",\n")}\n]\n`);
-  await writeFile(path.join(folder, `${split}.questions.json`), `${JSON.stringify(items)}\n`);
+  await writeFile(path.join(folder, `${name}.json`), `[\n${records.map((r) => JSON.stringify(r)).join(",\n")}\n]\n`);
+  await writeFile(path.join(folder, `${name}.questions.json`), `${JSON.stringify(items)}\n`);
 }

@@ -1,18 +1,11 @@
 // Asks a trained model every question of a split and compares its answers, letter by letter, with what is right; and how
-// sure the share of right answers is. Greedy decoding through the graph's cache. Trains nothing.
+// sure the share of right answers is. Trains nothing.
 
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { loadProgram } from "../../compiler/check/index.ts";
-import { compileGraph } from "../../compiler/compile.ts";
-import { decodeImage } from "../../runtime/images/decode.ts";
-import { Session } from "../../runtime/session.ts";
-import type { Tensor } from "../../runtime/tensor.ts";
-import { templateOf } from "../../runtime/text/chat.ts";
-import { encodePrompt, imagePlaceholder } from "../../runtime/text/prompt.ts";
-import { loadTokenizer, type Tokenizer } from "../../runtime/text/tokenizer.ts";
 import { randomStream } from "../../runtime/train/random.ts";
 import type { TestItem } from "./dataset.ts";
+import { Reader } from "./reader.ts";
 
 export interface Answered extends TestItem {
   readonly given: string;
@@ -31,46 +24,16 @@ export interface EvaluateOptions {
   readonly onAnswer?: (done: number, of: number) => void;
 }
 
-/** Most letters of an answer. */
-const longest = 16;
-const none: Tensor<"u8"> = { dtype: "u8", shape: [0, 0, 3], data: new Uint8Array(0) };
-
-export async function evaluate(options: EvaluateOptions): Promise<readonly Answered[]> {
-  const program = loadProgram(options.graph, { readText: (file) => readFileSync(file, "utf8"), config: options.config });
-  const graph = program.graphs.get("uhd_tiny");
-  if (graph === undefined) throw new Error(`${options.graph} has no graph uhd_tiny: ${program.diagnostics[0]?.message ?? ""}`);
-  const tokenizer = await loadTokenizer(path.join(options.folder, "tokenizer"));
-  const template = await templateOf(tokenizer);
-  if (template === undefined) throw new Error("the tokenizer has no chat template");
-  const items = JSON.parse(readFileSync(path.join(options.folder, `${options.split}.questions.json`), "utf8")) as readonly TestItem[];
-  await using session = await Session.create(compileGraph(graph), { weights: options.model });
+export async function evaluate({ graph, config, model, folder, split, onAnswer }: EvaluateOptions): Promise<readonly Answered[]> {
+  const items = JSON.parse(readFileSync(path.join(folder, `${split}.questions.json`), "utf8")) as readonly TestItem[];
+  await using reader = await Reader.open({ graph, config, model, tokenizer: path.join(folder, "tokenizer") });
   const answered: Answered[] = [];
   for (const item of items) {
-    const { dtype, shape, data } = await decodeImage(path.join(options.folder, "images", item.image));
-    const prompt = template.render([{ role: "user", content: `<image>\n${item.question}` }], { open: true });
-    const given = await answer(session, tokenizer, { dtype, shape, data }, prompt);
+    const given = await reader.answer(path.join(folder, "images", item.image), item.question);
     answered.push({ ...item, given, right: given === item.answer });
-    options.onAnswer?.(answered.length, items.length);
+    onAnswer?.(answered.length, items.length);
   }
   return answered;
-}
-
-async function answer(session: Session, tokenizer: Tokenizer, image: Tensor<"u8">, prompt: string): Promise<string> {
-  const all = encodePrompt(tokenizer, prompt, 1);
-  const at = all.indexOf(imagePlaceholder);
-  let ids = all.filter((id) => id !== imagePlaceholder);
-  let [past, picture] = [0, image];
-  const letters: number[] = [];
-  while (letters.length < longest) {
-    const input = { dtype: "i32", shape: [ids.length], data: Int32Array.from(ids) } as const;
-    const { outputs, sizes } = await session.run({ image: picture, ids: input, at: past === 0 ? at : 0, past });
-    const next = outputs.next?.data[0] ?? 0;
-    if (next === tokenizer.eos) break;
-    letters.push(next);
-    past += ids.length + (past === 0 ? (sizes["S"] ?? 0) : 0);
-    [ids, picture] = [[next], none];
-  }
-  return tokenizer.decode(letters);
 }
 
 export interface Score {

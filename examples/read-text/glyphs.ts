@@ -94,6 +94,8 @@ export interface Drawn {
   /** Pixels that it covers, strokes included. */
   readonly width: number;
   readonly height: number;
+  /** The middle of each letter, from the upper left corner. */
+  readonly centres: readonly (readonly [x: number, y: number])[];
   /** SVG, its upper left corner at the origin. */
   svg(ink: string, halo: string): string;
 }
@@ -115,6 +117,8 @@ export function drawText(text: string, style: Style, height: number): Drawn {
   return {
     width: Math.ceil((text.length * advance - 0.9 + lean + 2 * edge) * unit),
     height: Math.ceil((6 + 2 * edge) * unit),
+    // A slanted letter's middle is moved by half of what its foot is.
+    centres: [...text].map((_, i) => [(edge + lean / 2 + i * advance + 2 * style.stretch) * unit, (edge + 3) * unit]),
     svg: (ink, halo) => layer(halo, style.stroke + 0.9) + layer(ink, style.stroke),
   };
 }

@@ -1,4 +1,4 @@
-// Makes the pictures, trains UHD-tiny and what it is compared with, and evaluates them on strings that none has seen. What
+// Makes the pictures, trains visual encoders on letters, then UHD-tiny and what it is compared with, and evaluates them on strings that none has seen. What
 // is there already is not done again, and a training that was stopped goes on. `node examples/read-text/train.mjs --help`.
 
 import { spawn } from "node:child_process";
@@ -6,6 +6,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { writeSplit, writeTokenizer } from "./dataset.ts";
+import { trainEncoder } from "./encoder.ts";
 import { evaluate, scores, type Score } from "./evaluate.ts";
 
 /** Config values of each model. `uhdc explain` counts no fewer operations for `fixed` than for `uhd`. */
@@ -20,11 +21,12 @@ const help = `Trains UHD-tiny to read text in pictures, and tells how well it do
   --out <folder>     pictures, trainings and results; default out/read-text
   --models <names>   of ${Object.keys(models).join(", ")}; default all
   --seeds <list>     default 1,2,3
-  --pictures <n>     of the training split; default 20000
-  --test <n>         pictures of the test split; default 500
-  --steps <n>        of each training; default 2500
-  --batch <n>        pictures in one run of the graph; default 1
-  --runs <n>         runs a step; default 8
+  --pictures <n>     of the training split; default 30000
+  --test <n>         pictures of the test split; default 400
+  --letters <n>      steps in which the visual encoder learns letters, 32 pictures each; default 5000
+  --steps <n>        of each training; default 10000
+  --batch <n>        pictures in one run of the graph; default 8
+  --runs <n>         runs a step; default 1
   --threads <n>      default: those of the machine`;
 
 const { values } = parseArgs({
@@ -32,11 +34,12 @@ const { values } = parseArgs({
     out: { type: "string", default: "out/read-text" },
     models: { type: "string", default: Object.keys(models).join(",") },
     seeds: { type: "string", default: "1,2,3" },
-    pictures: { type: "string", default: "20000" },
-    test: { type: "string", default: "500" },
-    steps: { type: "string", default: "2500" },
-    batch: { type: "string", default: "1" },
-    runs: { type: "string", default: "8" },
+    pictures: { type: "string", default: "30000" },
+    test: { type: "string", default: "400" },
+    letters: { type: "string", default: "5000" },
+    steps: { type: "string", default: "10000" },
+    batch: { type: "string", default: "8" },
+    runs: { type: "string", default: "1" },
     threads: { type: "string" },
     help: { type: "boolean", default: false },
   },
@@ -58,7 +61,7 @@ async function main(uhdc: string): Promise<void> {
     for (const seed of values.seeds.split(",")) {
       const out = path.join(values.out, `${name}-${seed}`);
       const model = path.join(out, "model.safetensors");
-      if (!existsSync(model)) await trainOne(uhdc, config, seed, data, out);
+      if (!existsSync(model)) await trainOne(uhdc, config, seed, data, out, await encoderOf(config, seed));
       const began = performance.now();
       const answered = await evaluate({ graph, config, model, folder: data, split: "test" });
       writeFileSync(path.join(out, "answers.json"), JSON.stringify(answered, null, 1));
@@ -105,9 +108,47 @@ async function makeData(folder: string): Promise<void> {
   writeFileSync(made, wanted);
 }
 
-function trainOne(uhdc: string, config: Readonly<Record<string, string>>, seed: string, data: string, out: string): Promise<void> {
+/** Where a training begins: one encoder for all models that have the same. */
+async function encoderOf(config: Readonly<Record<string, string>>, seed: string): Promise<string> {
+  const own = Object.fromEntries(Object.entries(config).filter(([name]) => name === "layers" || name.startsWith("vit_")));
+  const name = ["encoder", ...Object.values(own), seed].join("-");
+  const file = path.join(values.out, `${name}.safetensors`);
+  if (existsSync(file)) return file;
+  const began = performance.now();
+  const sum: { letters: number; colours: number; loss: number } = { letters: 0, colours: 0, loss: 0 };
+  await trainEncoder({
+    config: own,
+    seed: Number(seed),
+    steps: Number(values.letters),
+    batch: 32,
+    threads: values.threads === undefined ? undefined : Number(values.threads),
+    out: file,
+    onStep(step, figures) {
+      for (const key of ["letters", "colours", "loss"] as const) sum[key] += figures[key] / 100;
+      if (step % 100 !== 0) return;
+      const seconds = (performance.now() - began) / 1000;
+      console.error(
+        `${name}: step ${step} of ${values.letters}, loss ${sum.loss.toFixed(3)}, ${percent(sum.letters)} of letters and ` +
+          `${percent(sum.colours)} of colours found, ${((seconds / step) * (Number(values.letters) - step)).toFixed(0)} s left`,
+      );
+      Object.assign(sum, { letters: 0, colours: 0, loss: 0 });
+    },
+  });
+  return file;
+}
+
+function trainOne(
+  uhdc: string,
+  config: Readonly<Record<string, string>>,
+  seed: string,
+  data: string,
+  out: string,
+  encoder: string,
+): Promise<void> {
   const fixed = ["--data", `${data}/train.json`, "--images", `${data}/images`, "--tokenizer", `${data}/tokenizer`, "--out", out];
   const chosen = [
+    "--weights",
+    encoder,
     "--init",
     `seeded:${seed}`,
     "--seed",

@@ -18,6 +18,8 @@ export interface PlacedText {
   readonly x: number;
   readonly y: number;
   readonly width: number;
+  /** The middle of each letter, from (x, y). */
+  readonly centres: readonly (readonly [x: number, y: number])[];
 }
 
 export interface Question {
@@ -25,7 +27,7 @@ export interface Question {
   readonly answer: string;
   /** What it asks for: "read", "colour", "count", "place". */
   readonly about: string;
-  /** Of the text it is about, in pixels of the picture shrunk to a native one: below 5 it cannot be read there. */
+  /** Height of the text it is about, in pixels, where the whole picture is shrunk to a native one (by its longer side). */
   readonly native: number | undefined;
 }
 
@@ -47,6 +49,7 @@ export const colours: Readonly<Record<string, string>> = {
 };
 /** Pixels a side of a native picture. */
 export const native = 112;
+const little = [0.4, 1] as const;
 /** Most pixels of a scene: six native pictures. */
 const largest = 6 * native * native;
 
@@ -88,20 +91,28 @@ function stringOf(random: RandomStream, kind: Kind, split: Split): string {
   }
 }
 
+/**
+ * What a scene is like. "small": one native picture at most, one or two texts, and all that is asked is what is written there.
+ * "crowded": as many texts as fit; no good for questions, which would have several answers.
+ */
+export type Sort = "plain" | "small" | "crowded";
+
 /** Scene number `index` of a split: the same for the same seed, everywhere. */
-export function makeScene(split: Split, seed: number, index: number): Scene {
+export function makeScene(split: Split, seed: number, index: number, sort: Sort = "plain"): Scene {
   const random = randomStream(seed, `${split}/${index}`);
-  const aspect = Math.exp(between(random, -0.9, 0.9));
-  const area = random.below(4) === 0 ? between(random, 0.4, 1) * native * native : between(random, 2, 6) * native * native;
+  const aspect = Math.exp(between(random, -1.1, 1.1));
+  // In native pictures: of five, one that fits into one, one of middling size, and three that need most of the slices.
+  const [least, most] = sort === "small" ? little : pick(random, [little, [1, 4], [4, 6], [4, 6], [4, 6]] as const);
+  const area = between(random, least, most) * native * native;
   const width = Math.floor(Math.sqrt(Math.min(area, largest) * aspect));
   const height = Math.floor(Math.sqrt(Math.min(area, largest) / aspect));
   const ground = between(random, 0.25, 0.75);
-  const texts = place(random, split, width, height);
+  const texts = place(random, split, width, height, sort);
   return {
     width,
     height,
     texts,
-    questions: questionsOf(random, texts, width, height),
+    questions: sort === "small" ? writtenIn(texts) : questionsOf(random, texts, width, height).slice(0, 6),
     svg: [
       `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}">`,
       background(random, width, height, ground),
@@ -120,14 +131,15 @@ export async function renderScene(scene: Scene): Promise<Uint8Array> {
   return sharp(Buffer.from(scene.svg)).flatten({ background: "#808080" }).png({ compressionLevel: 3 }).toBuffer();
 }
 
-function place(random: RandomStream, split: Split, width: number, height: number): readonly PlacedText[] {
-  const wanted = 1 + random.below(3);
+function place(random: RandomStream, split: Split, width: number, height: number, sort: Sort): readonly PlacedText[] {
+  const most = { plain: 4, small: 2, crowded: 0 }[sort];
+  const wanted = sort === "crowded" ? Math.ceil((8 * width * height) / native ** 2) : 1 + random.below(most);
   const placed: (PlacedText & { readonly bottom: number })[] = [];
-  for (let tries = 0; placed.length < wanted && tries < 30; tries++) {
+  for (let tries = 0; placed.length < wanted && tries < 10 * wanted + 20; tries++) {
     const kind = pick<Kind>(random, ["number", "code", "word"]);
     const text = stringOf(random, kind, split);
     const style = pick(random, styles);
-    const size = Math.round(between(random, 8, 14));
+    const size = Math.round(between(random, 11, 20));
     const drawn = drawText(text, style, size);
     const [roomX, roomY] = [width - drawn.width - 4, height - drawn.height - 4];
     const colour = pick(random, Object.keys(colours));
@@ -135,9 +147,9 @@ function place(random: RandomStream, split: Split, width: number, height: number
     const fits = roomX >= 0 && roomY >= 0;
     const free = placed.every((p) => x > p.x + p.width + 6 || p.x > x + drawn.width + 6 || y > p.bottom + 4 || p.y > y + drawn.height + 4);
     // One text of a kind and one of a string: a question has one answer, but for words, which are counted.
-    const single = kind === "word" || placed.every((p) => p.kind !== kind);
+    const single = sort === "crowded" || kind === "word" || placed.every((p) => p.kind !== kind);
     if (fits && free && single && placed.every((p) => p.text !== text))
-      placed.push({ text, kind, colour, style, height: size, x, y, width: drawn.width, bottom: y + drawn.height });
+      placed.push({ text, kind, colour, style, height: size, x, y, width: drawn.width, centres: drawn.centres, bottom: y + drawn.height });
   }
   return placed.map(({ bottom: _, ...text }) => text);
 }
@@ -172,10 +184,10 @@ export function placeName(x: number, y: number, width: number, height: number): 
 }
 
 function questionsOf(random: RandomStream, texts: readonly PlacedText[], width: number, height: number): readonly Question[] {
-  const shrink = native / Math.sqrt(width * height);
+  const shrink = Math.min(1, native / Math.max(width, height));
   const about = texts.flatMap((t): Question[] => {
     const only = texts.filter((o) => o.kind === t.kind).length === 1;
-    const small = Math.min(1, shrink) * t.height;
+    const small = shrink * t.height;
     const where = placeName(t.x + t.width / 2, t.y + t.height / 2, width, height);
     const alone = texts.filter((o) => placeName(o.x + o.width / 2, o.y + o.height / 2, width, height) === where).length === 1;
     return [
@@ -193,5 +205,15 @@ function questionsOf(random: RandomStream, texts: readonly PlacedText[], width: 
   const all = [...about, { question: "how many words?", answer: String(words), about: "count", native: undefined }];
   // A few of them, in an order of chance; what is to be read comes up most.
   const shuffled = all.map((q) => ({ q, key: random.next() - (q.about === "read" ? 2 ** 31 : 0) })).sort((a, b) => a.key - b.key);
-  return shuffled.slice(0, 4).map(({ q }) => q);
+  return shuffled.map(({ q }) => q);
+}
+
+/** All that is there, line by line. */
+function writtenIn(texts: readonly PlacedText[]): readonly Question[] {
+  const order = [...texts].sort((a, b) => a.y - b.y || a.x - b.x);
+  if (order.length === 0) return [];
+  return [
+    { question: "what is written?", answer: order.map((t) => t.text).join(" "), about: "written", native: undefined },
+    { question: "in which colours?", answer: order.map((t) => t.colour).join(" "), about: "written", native: undefined },
+  ];
 }

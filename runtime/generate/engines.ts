@@ -4,7 +4,7 @@ import { InputError } from "../errors.ts";
 import type { Session } from "../session.ts";
 import { photoNames, sizeOf, type Engine } from "./engine.ts";
 import { SharedCache } from "./shared-engine.ts";
-import { OnePhoto, OneSequence } from "./single-engine.ts";
+import { OneSequence } from "./single-engine.ts";
 
 /** What drives the graph of a session. Throws InputError when it is none of a language model. */
 export function engineOf(session: Session): Engine {
@@ -17,10 +17,6 @@ export function engineOf(session: Session): Engine {
   const whole = (...numbers: readonly number[]): boolean => numbers.every((n) => Number.isInteger(n));
   if (whole(vocabulary) && plan.outputs.some((o) => o.name === "next")) {
     if (takes("rows", "given") && whole(width, past)) return new OneSequence(session, { capacity: past, vocabulary, width });
-    if (takes(photoNames.image, "ids") && whole(past)) {
-      const engine = new OnePhoto(session, { capacity: past, vocabulary });
-      if (engine.photos !== undefined && plan.symbols.some((s) => s.name === "at")) return engine;
-    }
     const [sequences, capacity] = [most("sampled"), most("N")];
     const candidates = sizeOf(plan, plan.outputs, "places", 1);
     if (takes("rows", "given", "cached") && whole(width, sequences, capacity, candidates)) {

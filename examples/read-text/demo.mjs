@@ -1,0 +1,5 @@
+// One command: npm run demo -- --help
+
+import { bundled } from "./bundle.mjs";
+
+await bundled("demo.ts");

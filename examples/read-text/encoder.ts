@@ -1,0 +1,206 @@
+// Trains UHD-tiny's visual encoder on native pictures cut out of the training split's scenes: which letters and which colour
+// each patch shows (encoder.uhd). Every patch teaches something, so that minutes do what questions would take days for.
+// Asks no questions; the parameters it leaves are where the training of the whole model begins.
+
+import { readFileSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
+import path from "node:path";
+import sharp from "sharp";
+import { loadProgram } from "../../compiler/check/index.ts";
+import { compileTraining } from "../../compiler/train/index.ts";
+import { ignored } from "../../runtime/train/sample.ts";
+import { randomStream, type RandomStream } from "../../runtime/train/random.ts";
+import { Trainer } from "../../runtime/train/trainer.ts";
+import { writeSafetensors } from "../../runtime/weights/safetensors.ts";
+import type { Tensor } from "../../runtime/tensor.ts";
+import { letters } from "./glyphs.ts";
+import { colours, makeScene, native, renderScene, type Scene } from "./scene.ts";
+
+export interface EncoderOptions {
+  readonly config: Readonly<Record<string, string>>;
+  readonly seed: number;
+  readonly steps: number;
+  /** Pictures of a step. */
+  readonly batch: number;
+  readonly threads?: number | undefined;
+  readonly out: string;
+  readonly onStep?: (step: number, figures: EncoderFigures) => void;
+}
+
+/** Of a step's patches that show a letter: the share of which it was found, and the colour. */
+export interface EncoderFigures {
+  readonly loss: number;
+  readonly letters: number;
+  readonly colours: number;
+}
+
+const patch = 14;
+const side = native / patch;
+/** Pictures cut out of one scene. */
+const cuts = 8;
+
+export interface Cut {
+  /** RGB, native × native. */
+  readonly pixels: Uint8Array;
+  /** Of each patch, row by row. */
+  readonly left: Int32Array;
+  readonly right: Int32Array;
+  readonly colour: Int32Array;
+}
+
+export async function trainEncoder(options: EncoderOptions): Promise<void> {
+  const { batch, steps } = options;
+  const file = "examples/read-text/encoder.uhd";
+  const program = loadProgram(file, { readText: (f) => readFileSync(f, "utf8"), config: options.config });
+  const [problem] = program.diagnostics;
+  if (problem !== undefined) throw new Error(`${file}: ${problem.message}`);
+  await using trainer = await Trainer.create(compileTraining(program), {
+    init: { seed: options.seed },
+    steps,
+    threads: options.threads,
+  });
+  const pictures = cutPictures(options.seed);
+  let next = take(pictures, batch);
+  for (let step = 1; step <= steps; step++) {
+    const now = await next;
+    next = take(pictures, batch);
+    const result = await trainer.step({
+      pictures: {
+        dtype: "u8",
+        shape: [batch, native, native, 3],
+        data: joined(
+          now.map((c) => c.pixels),
+          Uint8Array,
+        ),
+      },
+      left: {
+        dtype: "i32",
+        shape: [batch * side * side],
+        data: joined(
+          now.map((c) => c.left),
+          Int32Array,
+        ),
+      },
+      right: {
+        dtype: "i32",
+        shape: [batch * side * side],
+        data: joined(
+          now.map((c) => c.right),
+          Int32Array,
+        ),
+      },
+      colour: {
+        dtype: "i32",
+        shape: [batch * side * side],
+        data: joined(
+          now.map((c) => c.colour),
+          Int32Array,
+        ),
+      },
+    });
+    options.onStep?.(step, { loss: result.loss, ...shares(now, result.outputs) });
+  }
+  const encoder = new Map<string, Tensor>([...(await trainer.tensors())].filter(([name]) => name.startsWith("vision_model.")));
+  await mkdir(path.dirname(options.out), { recursive: true });
+  await writeSafetensors(options.out, encoder, { graph: "encode" });
+}
+
+function joined<A extends Uint8Array | Int32Array>(parts: readonly A[], of: new (n: number) => A): A {
+  const all = new of(parts.reduce((n, p) => n + p.length, 0));
+  let at = 0;
+  for (const p of parts) {
+    all.set(p, at);
+    at += p.length;
+  }
+  return all;
+}
+
+async function take(from: AsyncGenerator<Cut>, n: number): Promise<readonly Cut[]> {
+  const list: Cut[] = [];
+  while (list.length < n) {
+    const { value, done } = await from.next();
+    if (done === true) throw new RangeError("there are no more pictures");
+    list.push(value);
+  }
+  return list;
+}
+
+function shares(cut: readonly Cut[], outputs: Readonly<Record<string, Tensor>>): Omit<EncoderFigures, "loss"> {
+  const count = (names: readonly ["left" | "right" | "colour", none: number][]): number => {
+    let [right, all] = [0, 0];
+    for (const [name, none] of names) {
+      const found = outputs[`${name}_found`]?.data ?? [];
+      for (const [i, c] of cut.entries())
+        for (const [j, wanted] of c[name].entries()) {
+          if (wanted === none || wanted === ignored) continue;
+          all++;
+          if (found[i * side * side + j] === wanted) right++;
+        }
+    }
+    return all === 0 ? 1 : right / all;
+  };
+  const none = letters.length;
+  return {
+    letters: count([
+      ["left", none],
+      ["right", none],
+    ]),
+    colours: count([["colour", Object.keys(colours).length]]),
+  };
+}
+
+/** Pictures without end, from crowded scenes with strings of the training split. */
+async function* cutPictures(seed: number): AsyncGenerator<Cut> {
+  const random = randomStream(seed, "cuts");
+  const waiting: Promise<readonly Cut[]>[] = [];
+  for (let index = 0; ;) {
+    while (waiting.length < 6) waiting.push(cutScene(makeScene("train", 1_000 + seed, index++, "crowded"), random));
+    const some = await waiting.shift();
+    if (some !== undefined) yield* some;
+  }
+}
+
+async function cutScene(scene: Scene, random: RandomStream): Promise<readonly Cut[]> {
+  const places = Array.from({ length: cuts }, () => {
+    // Most of them around a text: what shows none teaches little.
+    const text = random.below(8) === 0 ? undefined : scene.texts[random.below(Math.max(1, scene.texts.length))];
+    const near = (middle: number): number => Math.round(middle - native / 2 + (random.next() / 2 ** 32 - 0.5) * (native - 16));
+    return text === undefined
+      ? { x: random.below(scene.width) - native / 2, y: random.below(scene.height) - native / 2 }
+      : { x: near(text.x + text.width / 2), y: near(text.y + text.height / 2) };
+  });
+  const { data, info } = await sharp(Buffer.from(await renderScene(scene)))
+    .removeAlpha()
+    .raw()
+    .toBuffer({ resolveWithObject: true });
+  return places.map(({ x, y }) => {
+    const cut = cutAt(scene, data, info.width, info.height, x, y);
+    // Of what shows no letter some is enough: else nothing but its frequency is learnt for a long time.
+    for (let i = 0; i < side * side; i++)
+      if (cut.left[i] === letters.length && cut.right[i] === letters.length && random.below(8) > 0)
+        cut.left[i] = cut.right[i] = cut.colour[i] = ignored;
+    return cut;
+  });
+}
+
+/** Beyond the scene's edge the picture is grey. */
+export function cutAt(scene: Scene, data: Uint8Array, width: number, height: number, x: number, y: number): Cut {
+  const pixels = new Uint8Array(native * native * 3).fill(128);
+  for (let row = Math.max(0, -y); row < Math.min(native, height - y); row++) {
+    const [from, to] = [Math.max(0, -x), Math.min(native, width - x)];
+    if (from < to)
+      pixels.set(data.subarray(3 * ((y + row) * width + x + from), 3 * ((y + row) * width + x + to)), 3 * (row * native + from));
+  }
+  const filled = (value: number): Int32Array => new Int32Array(side * side).fill(value);
+  const names = Object.keys(colours);
+  const cut = { pixels, left: filled(letters.length), right: filled(letters.length), colour: filled(names.length) };
+  for (const text of scene.texts)
+    for (const [i, [cx, cy]] of text.centres.entries()) {
+      const [column, row] = [(text.x + cx - x) / patch, (text.y + cy - y) / patch];
+      if (column < 0 || row < 0 || column >= side || row >= side) continue;
+      const at = Math.floor(row) * side + Math.floor(column);
+      (column % 1 < 0.5 ? cut.left : cut.right)[at] = letters.indexOf(text.text[i] ?? "");
+      cut.colour[at] = names.indexOf(text.colour);
+    }
+  return cut;
+}
