@@ -1,5 +1,7 @@
-// Makes the pictures, trains visual encoders on letters, then UHD-tiny and what it is compared with, and evaluates them on strings that none has seen. What
-// is there already is not done again, and a training that was stopped goes on. `node examples/read-text/train.mjs --help`.
+// Makes the pictures, trains UHD-tiny and what it is compared with, and evaluates them on strings that none has seen. A model
+// learns in three stages: its visual encoder letters and colours of patches, then the whole what is written in pictures of
+// one slice, then questions about pictures of every size. What is there already is not done again, and a training that was
+// stopped goes on. `node examples/read-text/train.mjs --help`.
 
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
@@ -23,10 +25,9 @@ const help = `Trains UHD-tiny to read text in pictures, and tells how well it do
   --seeds <list>     default 1,2,3
   --pictures <n>     of the training split; default 30000
   --test <n>         pictures of the test split; default 400
-  --letters <n>      steps in which the visual encoder learns letters, 32 pictures each; default 5000
-  --steps <n>        of each training; default 10000
-  --batch <n>        pictures in one run of the graph; default 8
-  --runs <n>         runs a step; default 1
+  --letters <n>      steps of the first stage, 32 pictures each: letters and colours; default 5000
+  --written <n>      steps of the second, 32 pictures each: what is written; default 10000
+  --steps <n>        steps of the third, 8 pictures each: questions; default 10000
   --threads <n>      default: those of the machine`;
 
 const { values } = parseArgs({
@@ -37,9 +38,8 @@ const { values } = parseArgs({
     pictures: { type: "string", default: "30000" },
     test: { type: "string", default: "400" },
     letters: { type: "string", default: "5000" },
+    written: { type: "string", default: "10000" },
     steps: { type: "string", default: "10000" },
-    batch: { type: "string", default: "8" },
-    runs: { type: "string", default: "1" },
     threads: { type: "string" },
     help: { type: "boolean", default: false },
   },
@@ -60,8 +60,14 @@ async function main(uhdc: string): Promise<void> {
     if (config === undefined) throw new Error(`there is no model ${name}; there are ${Object.keys(models).join(", ")}`);
     for (const seed of values.seeds.split(",")) {
       const out = path.join(values.out, `${name}-${seed}`);
-      const model = path.join(out, "model.safetensors");
-      if (!existsSync(model)) await trainOne(uhdc, config, seed, data, out, await encoderOf(config, seed));
+      const stage = { uhdc, config, seed, data };
+      const reads = await trained(
+        { ...stage, out: `${out}-written`, records: "small", steps: values.written, batch: "32", rate: "0.002" },
+        () => encoderOf(config, seed),
+      );
+      const model = await trained({ ...stage, out, records: "train", steps: values.steps, batch: "8", rate: "0.001" }, () =>
+        Promise.resolve(reads),
+      );
       const began = performance.now();
       const answered = await evaluate({ graph, config, model, folder: data, split: "test" });
       writeFileSync(path.join(out, "answers.json"), JSON.stringify(answered, null, 1));
@@ -103,6 +109,7 @@ async function makeData(folder: string): Promise<void> {
   if (existsSync(made) && readFileSync(made, "utf8") === wanted) return;
   await writeTokenizer(path.join(folder, "tokenizer"));
   await writeSplit(folder, "train", Number(values.pictures), 1);
+  await writeSplit(folder, "train", Number(values.pictures), 1, "small");
   await writeSplit(folder, "validation", Math.min(200, Number(values.test)), 1);
   await writeSplit(folder, "test", Number(values.test), 1);
   writeFileSync(made, wanted);
@@ -137,34 +144,40 @@ async function encoderOf(config: Readonly<Record<string, string>>, seed: string)
   return file;
 }
 
-function trainOne(
-  uhdc: string,
-  config: Readonly<Record<string, string>>,
-  seed: string,
-  data: string,
-  out: string,
-  encoder: string,
-): Promise<void> {
-  const fixed = ["--data", `${data}/train.json`, "--images", `${data}/images`, "--tokenizer", `${data}/tokenizer`, "--out", out];
-  const chosen = [
-    "--weights",
-    encoder,
-    "--init",
-    `seeded:${seed}`,
-    "--seed",
-    seed,
-    "--steps",
-    values.steps,
-    "--batch",
-    values.batch,
-    "--save",
-    "100",
-    "--resume",
-  ];
-  const sets = Object.entries({ ...config, accumulate: values.runs }).flatMap(([name, value]) => ["--set", `${name}=${value}`]);
-  const threads = values.threads === undefined ? [] : ["--threads", values.threads];
-  return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [uhdc, "train", graph, ...fixed, ...chosen, ...sets, ...threads], { stdio: "inherit" });
+interface Stage {
+  readonly uhdc: string;
+  readonly config: Readonly<Record<string, string>>;
+  readonly seed: string;
+  readonly data: string;
+  readonly out: string;
+  /** The name of the records and the folder of their images. */
+  readonly records: string;
+  readonly steps: string;
+  readonly batch: string;
+  readonly rate: string;
+}
+
+/** The parameters of a stage, which begins with those of `from`. */
+async function trained(
+  { uhdc, config, seed, data, out, records, steps, batch, rate }: Stage,
+  from: () => Promise<string>,
+): Promise<string> {
+  const model = path.join(out, "model.safetensors");
+  if (existsSync(model)) return model;
+  const given = {
+    data: `${data}/${records}.json`,
+    images: `${data}/images`,
+    tokenizer: `${data}/tokenizer`,
+    out,
+    weights: await from(),
+    init: `seeded:${seed}`,
+    ...{ seed, steps, batch, save: "100" },
+    ...(values.threads === undefined ? {} : { threads: values.threads }),
+  };
+  const options = Object.entries(given).flatMap(([name, value]) => [`--${name}`, value]);
+  const sets = Object.entries({ ...config, rate }).flatMap(([name, value]) => ["--set", `${name}=${value}`]);
+  await new Promise<void>((resolve, reject) => {
+    const child = spawn(process.execPath, [uhdc, "train", graph, "--resume", ...options, ...sets], { stdio: "inherit" });
     // Ctrl-C reaches the training too, which saves and ends; this program ends after it.
     process.once("SIGINT", () => undefined);
     child.on("error", reject);
@@ -172,6 +185,7 @@ function trainOne(
       code === 0 ? resolve() : reject(new Error(`the training ended with ${String(code)}; the same command goes on with it`)),
     );
   });
+  return model;
 }
 
 await main("dist/compiler/cli/uhdc.js");
