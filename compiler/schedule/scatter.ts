@@ -143,12 +143,19 @@ function scatterOf(kernel: Kernel, emitter: Emitter): Scatter | undefined {
 
 /** The first fold of an expression that is in no other. */
 function outermostSum(e: Expr): Fold | undefined {
-  if (e.k === "fold") return e;
-  for (const part of operandsOf(e)) {
-    const found = outermostSum(part);
-    if (found !== undefined) return found;
-  }
-  return undefined;
+  // What is shared is looked at once: the random numbers of an op are millions of paths to few parts.
+  const seen = new Set<Expr>();
+  const within = (x: Expr): Fold | undefined => {
+    if (x.k === "fold") return x;
+    if (seen.has(x)) return undefined;
+    seen.add(x);
+    for (const part of operandsOf(x)) {
+      const found = within(part);
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  };
+  return within(e);
 }
 
 function replaced(e: Expr, what: Expr, by: Expr): Expr {
