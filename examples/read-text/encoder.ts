@@ -65,44 +65,23 @@ export async function trainEncoder(options: EncoderOptions): Promise<void> {
     const now = await next;
     next = take(pictures, batch);
     const result = await trainer.step({
-      pictures: {
-        dtype: "u8",
-        shape: [batch, native, native, 3],
-        data: joined(
-          now.map((c) => c.pixels),
-          Uint8Array,
-        ),
-      },
-      left: {
-        dtype: "i32",
-        shape: [batch * side * side],
-        data: joined(
-          now.map((c) => c.left),
-          Int32Array,
-        ),
-      },
-      right: {
-        dtype: "i32",
-        shape: [batch * side * side],
-        data: joined(
-          now.map((c) => c.right),
-          Int32Array,
-        ),
-      },
-      colour: {
-        dtype: "i32",
-        shape: [batch * side * side],
-        data: joined(
-          now.map((c) => c.colour),
-          Int32Array,
-        ),
-      },
+      pictures: { dtype: "u8", shape: [batch, native, native, 3], data: joined(pixelsOf(now), Uint8Array) },
+      left: labels(now, "left"),
+      right: labels(now, "right"),
+      colour: labels(now, "colour"),
     });
     options.onStep?.(step, { loss: result.loss, ...shares(now, result.outputs) });
   }
   const encoder = new Map<string, Tensor>([...(await trainer.tensors())].filter(([name]) => name.startsWith("vision_model.")));
   await mkdir(path.dirname(options.out), { recursive: true });
   await writeSafetensors(options.out, encoder, { graph: "encode" });
+}
+
+const pixelsOf = (cut: readonly Cut[]): readonly Uint8Array[] => cut.map((c) => c.pixels);
+
+function labels(cut: readonly Cut[], name: "left" | "right" | "colour"): Tensor<"i32"> {
+  const parts = cut.map((c) => c[name]);
+  return { dtype: "i32", shape: [cut.length * side * side], data: joined(parts, Int32Array) };
 }
 
 function joined<A extends Uint8Array | Int32Array>(parts: readonly A[], of: new (n: number) => A): A {
