@@ -9,6 +9,7 @@ import { describe, expect, test } from "vitest";
 import { loadProgram } from "../compiler/check/index.ts";
 import { runHostProgram, tableData } from "../compiler/ir/plan/host-eval.ts";
 import { verifyGraph } from "../compiler/ir/graph/verify.ts";
+import type { Span } from "../compiler/ir/loc.ts";
 import { typeRule } from "../ops/index.ts";
 import { check, checkFiles, refused } from "./checker-support.ts";
 
@@ -88,6 +89,26 @@ describe("names", () => {
     refused("const border = 1\nconst b = bordr", { code: "UHD0101", at: "bordr", help: 'did you mean "border"?', notes: ["border"] });
     refused("graph g(x: f32[N]) -> y: f32[N] {\n  var h = x\n  hh = x\n  h\n}", { code: "UHD0101", at: "hh", help: 'did you mean "h"?' });
     refused("fn f() = floor", { code: "UHD0101", at: "floor", help: /floor is a function/ });
+  });
+
+  test("a declaration whose name is misspelt is told once, where it is, with its uses", () => {
+    const joined = (text: string): readonly string[] => {
+      const { diagnostics, sources } = check(text);
+      const at = (s: Span): string => (sources.get(s.file) ?? "").slice(s.start, s.end);
+      return diagnostics.map(
+        (d) => `${d.code} ${at(d.span)}: ${d.notes.flatMap((n) => (n.span === undefined ? [] : [at(n.span)])).join()}`,
+      );
+    };
+    expect(joined("fn f(widht: int) -> int = width + width")).toEqual(["UHD0101 widht: width,width"]);
+    refused("fn f(widht: int) -> int = width + width", { code: "UHD0101", at: "widht", help: 'did you mean "width"?' });
+    expect(joined("type Szie = int\nfn f(x: Size, y: Size) -> int = x")).toEqual(["UHD0103 Szie: Size,Size"]);
+    // What stands in comments and strings is no use.
+    expect(joined('# widht\nconst t = "widht"\nfn f(widht: int) -> int = width + width')).toEqual(["UHD0101 widht: width,width"]);
+    // Of one use nobody can say which is wrong, and a name that is used is right.
+    expect(joined("fn f(widht: int) -> int = width + 1")).toEqual(["UHD0101 width: widht"]);
+    expect(joined("fn f(widht: int) -> int = width + width + widht")).toEqual(["UHD0101 width: widht", "UHD0101 width: widht"]);
+    // Another name is another mistake.
+    expect(joined("fn f(widht: int) -> int = width + wiht")).toEqual(["UHD0101 width: widht", "UHD0101 wiht: widht"]);
   });
 
   test("UHD0102: a name twice, with the first place", () => {

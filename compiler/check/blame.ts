@@ -52,7 +52,7 @@ function blameRecord(
   for (const f of unknown) {
     const names = absent.map((w) => w.name);
     const near = closest(f.name.name, names) ?? (names.length === 1 ? names[0] : undefined);
-    const hint = suggestion(near, absent.find((w) => w.name === near)?.span);
+    const hint = suggestion(f.name.name, near, absent.find((w) => w.name === near)?.span);
     cx.report.error("UHD0105", f.name.span, `there is no field ${f.name.name}`, {
       expected: `one of ${wanted.map((w) => w.name).join(", ")}`,
       found: f.name.name,

@@ -66,7 +66,7 @@ function builtin(cx: Cx, name: string, nameSpan: Span, e: Extract<Expr, { kind: 
       "UHD0104",
       nameSpan,
       `there is no function, module or operation named ${name}`,
-      suggestion(near, near === undefined ? undefined : scope.declaration(near)),
+      suggestion(name, near, near === undefined ? undefined : scope.declaration(near)),
     );
     return errorValue;
   }

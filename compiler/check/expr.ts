@@ -36,7 +36,7 @@ function lookup(cx: Cx, name: string, span: Span, scope: Scope): Value {
   cx.report.error("UHD0101", span, `there is nothing named ${name}`, {
     ...(isOpName(name) || isBuiltin(name)
       ? { help: `${name} is a function: ${name}(…)` }
-      : suggestion(near, near === undefined ? undefined : scope.declaration(near))),
+      : suggestion(name, near, near === undefined ? undefined : scope.declaration(near))),
   });
   return errorValue;
 }

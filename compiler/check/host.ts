@@ -169,7 +169,7 @@ export function fieldHost(cx: Cx, of: HostVal, name: string, span: Span, notes: 
     cx.report.error("UHD0105", span, `there is no field ${name}`, {
       expected: `one of ${fields.join(", ")}`,
       found: name,
-      ...suggestion(near, t.fields.find((f) => f.name === near)?.span),
+      ...suggestion(name, near, t.fields.find((f) => f.name === near)?.span),
     });
     return errorValue;
   }

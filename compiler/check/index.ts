@@ -86,7 +86,7 @@ export function loadProgram(path: string, options: LoadOptions): Program {
     }
     collect(cx, root, loaded, functions, configs);
   });
-  const diagnostics = report.sorted([...sources.keys()]);
+  const diagnostics = report.sorted(sources);
   return { diagnostics, sources, graphs, functions, configs, ...(train === undefined ? {} : { train }) };
 }
 

@@ -39,7 +39,7 @@ export function hostTypeOf(cx: Cx, t: TypeExpr, unit: Unit): HostType {
       cx.report.error("UHD0103", t.span, entity === undefined ? `there is no type ${t.name}` : `${t.name} is not a type`, {
         expected: "int, float, bool, string or the name of a type",
         found: t.name,
-        ...suggestion(near, near === undefined ? undefined : unit.names.get(near)?.span),
+        ...suggestion(t.name, near, near === undefined ? undefined : unit.names.get(near)?.span),
         ...(isDType(t.name) ? { help: `a tensor type has its sizes in brackets: ${t.name}[…]` } : {}),
       });
       return errorType;

@@ -118,7 +118,7 @@ function declare(cx: Cx, unit: Unit, item: Item, load: (file: string, from: Span
             "UHD0405",
             n.name.span,
             `${from.file} declares no ${n.name.name}`,
-            suggestion(near, near === undefined ? undefined : from.names.get(near)?.span),
+            suggestion(n.name.name, near, near === undefined ? undefined : from.names.get(near)?.span),
           );
         }
       }

@@ -70,7 +70,7 @@ export function useModule(cx: Cx, item: UseItem, scope: Scope, prefix: string): 
         item.module.span,
         entity === undefined ? `there is no module ${item.module.name}` : `${item.module.name} is not a module`,
         {
-          ...suggestion(near, near === undefined ? undefined : scope.unit.names.get(near)?.span),
+          ...suggestion(item.module.name, near, near === undefined ? undefined : scope.unit.names.get(near)?.span),
         },
       );
     }
@@ -315,7 +315,7 @@ export function member(cx: Cx, instance: Instance, name: string, span: Span): Va
   if (found !== undefined) return found.value;
   const members = instance.entity.item.members.flatMap((m) => (m.kind === "let" ? [] : [m.name]));
   const names = members.map((m) => m.name);
-  const hint = suggestion(closest(name, names), members.find((m) => m.name === closest(name, names))?.span);
+  const hint = suggestion(name, closest(name, names), members.find((m) => m.name === closest(name, names))?.span);
   cx.report.error("UHD0105", span, `${instance.entity.item.name.name} has nothing named ${name}`, {
     expected: names.length > 0 ? `one of ${names.join(", ")}` : "nothing",
     found: name,

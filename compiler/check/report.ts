@@ -2,12 +2,14 @@
 
 import type { Diagnostic, Note } from "../diagnostics/index.ts";
 import type { Span } from "../ir/loc.ts";
+import { joinUses, type Missing } from "./misspelt.ts";
 
 interface Details {
   readonly expected?: string | undefined;
   readonly found?: string | undefined;
   readonly notes?: readonly Note[];
   readonly help?: string | undefined;
+  readonly missing?: Missing;
 }
 
 /** Calls and uses around an error that are told. */
@@ -28,6 +30,7 @@ function keyOf(code: string, span: Span): string {
 export class Reporter {
   readonly #seen = new Set<string>();
   readonly #all: Diagnostic[] = [];
+  readonly #missing = new Map<Diagnostic, Missing>();
   /** While positive, errors are dropped (a second look at code that was reported). */
   #muted = 0;
   /** Called for each error that is new or repeated: an elaboration that had one gives no graph. */
@@ -41,7 +44,7 @@ export class Reporter {
     const key = keyOf(code, span);
     if (this.#seen.has(key) || this.#all.length >= maximumErrors) return;
     this.#seen.add(key);
-    this.#all.push({
+    const told: Diagnostic = {
       severity: "error",
       code,
       span,
@@ -51,7 +54,9 @@ export class Reporter {
       // Conflicts of sizes may come from any call or use around; other mistakes are where they are.
       notes: distinct([...(d.notes ?? []), ...this.uses.slice(0, code.startsWith("UHD03") ? maximumUses : 1)]),
       ...(d.help === undefined ? {} : { help: d.help }),
-    });
+    };
+    this.#all.push(told);
+    if (d.missing !== undefined) this.#missing.set(told, d.missing);
   }
 
   /** A name that is declared again where it has been: `before` is the first place. */
@@ -93,10 +98,13 @@ export class Reporter {
     }
   }
 
-  /** In the order of files as first seen, then of places. */
-  sorted(files: readonly string[]): readonly Diagnostic[] {
+  /** In the order of files, then of places. `sources` has the text of each. */
+  sorted(sources: ReadonlyMap<string, string>): readonly Diagnostic[] {
+    const files = [...sources.keys()];
     const place = (d: Diagnostic): number => files.indexOf(d.span.file);
-    return [...this.#all].sort((a, b) => place(a) - place(b) || a.span.start - b.span.start || a.span.end - b.span.end);
+    return [...joinUses(this.#all, this.#missing, sources)].sort(
+      (a, b) => place(a) - place(b) || a.span.start - b.span.start || a.span.end - b.span.end,
+    );
   }
 }
 
@@ -105,8 +113,9 @@ export function didYouMean(near: string | undefined): string | undefined {
   return near === undefined ? undefined : `did you mean "${near}"?`;
 }
 
-/** The same with a note at the declaration of what may be meant. */
-export function suggestion(near: string | undefined, declared: Span | undefined): Details {
-  const notes = near === undefined || declared === undefined ? [] : [{ span: declared, message: `${near} is declared here` }];
-  return { help: didYouMean(near), notes };
+/** The same for a use of `name`, with a note at the declaration of what may be meant. */
+export function suggestion(name: string, near: string | undefined, declared: Span | undefined): Details {
+  if (near === undefined || declared === undefined) return { help: didYouMean(near), notes: [] };
+  const notes = [{ span: declared, message: `${near} is declared here` }];
+  return { help: didYouMean(near), notes, missing: { name, near, declared } };
 }

@@ -49,7 +49,7 @@ function declaredSize(cx: Cx, d: DimExpr, scope: Scope): Dim | undefined {
   if (open !== undefined) {
     const near = closest(open.name, scope.sizes());
     cx.report.error("UHD0308", open.span, `nothing gives the size ${open.name}`, {
-      ...suggestion(near, near === undefined ? undefined : scope.declaration(near)),
+      ...suggestion(open.name, near, near === undefined ? undefined : scope.declaration(near)),
       ...(near === undefined
         ? { help: "a size comes from a tensor of the signature, from dim or ragged, or from a module's arguments" }
         : {}),

@@ -281,7 +281,7 @@ function assign(cx: Cx, build: Build, s: Extract<Statement, { kind: "assign" }>,
   if (target === undefined) {
     const near = closest(name, scope.all());
     cx.report.error("UHD0101", s.name.span, `there is no variable ${name}`, {
-      ...suggestion(near, near === undefined ? undefined : scope.declaration(near)),
+      ...suggestion(name, near, near === undefined ? undefined : scope.declaration(near)),
       ...(near === undefined ? { help: `var ${name} = … declares one` } : {}),
     });
     return;
