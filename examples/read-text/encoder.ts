@@ -8,8 +8,9 @@ import path from "node:path";
 import sharp from "sharp";
 import { loadProgram } from "../../compiler/check/index.ts";
 import { compileTraining } from "../../compiler/train/index.ts";
+import { checkSettings, latestCheckpoint, writeTrainingCheckpoint } from "../../runtime/train/checkpoint.ts";
 import { ignored } from "../../runtime/train/sample.ts";
-import { randomStream, type RandomStream } from "../../runtime/train/random.ts";
+import { randomStream } from "../../runtime/train/random.ts";
 import { Trainer } from "../../runtime/train/trainer.ts";
 import { writeSafetensors } from "../../runtime/weights/safetensors.ts";
 import type { Tensor } from "../../runtime/tensor.ts";
@@ -20,10 +21,13 @@ export interface EncoderOptions {
   readonly config: Readonly<Record<string, string>>;
   readonly seed: number;
   readonly steps: number;
-  /** Pictures of a step. */
-  readonly batch: number;
+  /** Scenes of a step; each gives eight pictures. */
+  readonly scenes: number;
   readonly threads?: number | undefined;
+  /** A folder: checkpoints, and model.safetensors when the last step is done. A training that is there is gone on with. */
   readonly out: string;
+  /** Saves what is done and ends: `trainEncoder` then gives undefined. */
+  readonly signal?: AbortSignal | undefined;
   readonly onStep?: (step: number, figures: EncoderFigures) => void;
 }
 
@@ -48,33 +52,53 @@ export interface Cut {
   readonly colour: Int32Array;
 }
 
-export async function trainEncoder(options: EncoderOptions): Promise<void> {
-  const { batch, steps } = options;
+/** Steps between checkpoints. */
+const every = 250;
+
+/** The file with the encoder's parameters; undefined when it was told to stop before the last step. */
+export async function trainEncoder(options: EncoderOptions): Promise<string | undefined> {
+  const { seed, scenes, steps, out } = options;
   const file = "examples/read-text/encoder.uhd";
   const program = loadProgram(file, { readText: (f) => readFileSync(f, "utf8"), config: options.config });
   const [problem] = program.diagnostics;
   if (problem !== undefined) throw new Error(`${file}: ${problem.message}`);
-  await using trainer = await Trainer.create(compileTraining(program), {
-    init: { seed: options.seed },
-    steps,
-    threads: options.threads,
-  });
-  const pictures = cutPictures(options.seed);
-  let next = take(pictures, batch);
-  for (let step = 1; step <= steps; step++) {
+  await mkdir(out, { recursive: true });
+  await using trainer = await Trainer.create(compileTraining(program), { init: { seed }, steps, threads: options.threads });
+  const settings = { config: JSON.stringify(options.config), seed: String(seed), scenes: String(scenes), steps: String(steps) };
+  const { found, damaged } = await latestCheckpoint(out);
+  if (found === undefined && damaged.length > 0) throw new Error(`no checkpoint of ${out} can be used: ${damaged.join("; ")}`);
+  if (found !== undefined) {
+    checkSettings(found, settings);
+    await trainer.restore(found.tensors);
+  }
+  let saved = trainer.stepsDone;
+  const save = async (): Promise<void> => {
+    const step = trainer.stepsDone;
+    if (step > saved) await writeTrainingCheckpoint(out, { step, position: step * scenes, skipped: 0, settings }, await trainer.tensors());
+    saved = step;
+  };
+  let next = picturesOf(seed, trainer.stepsDone, scenes);
+  while (trainer.stepsDone < steps) {
+    if (options.signal?.aborted === true) {
+      await Promise.all([next, save()]);
+      return undefined;
+    }
     const now = await next;
-    next = take(pictures, batch);
+    next = picturesOf(seed, trainer.stepsDone + 1, scenes);
     const result = await trainer.step({
-      pictures: { dtype: "u8", shape: [batch, native, native, 3], data: joined(pixelsOf(now), Uint8Array) },
+      pictures: { dtype: "u8", shape: [now.length, native, native, 3], data: joined(pixelsOf(now), Uint8Array) },
       left: labels(now, "left"),
       right: labels(now, "right"),
       colour: labels(now, "colour"),
     });
-    options.onStep?.(step, { loss: result.loss, ...shares(now, result.outputs) });
+    options.onStep?.(result.step, { loss: result.loss, ...shares(now, result.outputs) });
+    if (result.step % every === 0) await save();
   }
+  await next;
   const encoder = new Map<string, Tensor>([...(await trainer.tensors())].filter(([name]) => name.startsWith("vision_model.")));
-  await mkdir(path.dirname(options.out), { recursive: true });
-  await writeSafetensors(options.out, encoder, { graph: "encode" });
+  const model = path.join(out, "model.safetensors");
+  await writeSafetensors(model, encoder, { graph: "encode" });
+  return model;
 }
 
 const pixelsOf = (cut: readonly Cut[]): readonly Uint8Array[] => cut.map((c) => c.pixels);
@@ -92,16 +116,6 @@ function joined<A extends Uint8Array | Int32Array>(parts: readonly A[], of: new 
     at += p.length;
   }
   return all;
-}
-
-async function take(from: AsyncGenerator<Cut>, n: number): Promise<readonly Cut[]> {
-  const list: Cut[] = [];
-  while (list.length < n) {
-    const { value, done } = await from.next();
-    if (done === true) throw new RangeError("there are no more pictures");
-    list.push(value);
-  }
-  return list;
 }
 
 function shares(cut: readonly Cut[], outputs: Readonly<Record<string, Tensor>>): Omit<EncoderFigures, "loss"> {
@@ -128,18 +142,15 @@ function shares(cut: readonly Cut[], outputs: Readonly<Record<string, Tensor>>):
   };
 }
 
-/** Pictures without end, from crowded scenes with strings of the training split. */
-async function* cutPictures(seed: number): AsyncGenerator<Cut> {
-  const random = randomStream(seed, "cuts");
-  const waiting: Promise<readonly Cut[]>[] = [];
-  for (let index = 0; ;) {
-    while (waiting.length < 6) waiting.push(cutScene(makeScene("train", 1_000 + seed, index++, "crowded"), random));
-    const some = await waiting.shift();
-    if (some !== undefined) yield* some;
-  }
+/** Those of one step: of crowded scenes with strings of the training split, the same whenever they are asked for. */
+export async function picturesOf(seed: number, step: number, scenes: number): Promise<readonly Cut[]> {
+  const numbers = Array.from({ length: scenes }, (_, i) => step * scenes + i);
+  return (await Promise.all(numbers.map((index) => cutScene(seed, index)))).flat();
 }
 
-async function cutScene(scene: Scene, random: RandomStream): Promise<readonly Cut[]> {
+async function cutScene(seed: number, index: number): Promise<readonly Cut[]> {
+  const scene = makeScene("train", 1_000 + seed, index, "crowded");
+  const random = randomStream(seed, `cuts/${index}`);
   const places = Array.from({ length: cuts }, () => {
     // Most of them around a text: what shows none teaches little.
     const text = random.below(8) === 0 ? undefined : scene.texts[random.below(Math.max(1, scene.texts.length))];

@@ -7,6 +7,7 @@ import { spawn } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";
+import { UhdError } from "../../runtime/errors.ts";
 import { writeSplit, writeTokenizer } from "./dataset.ts";
 import { trainEncoder } from "./encoder.ts";
 import { evaluate, scores, type Score } from "./evaluate.ts";
@@ -46,6 +47,11 @@ const { values } = parseArgs({
 });
 
 const graph = "graphs/uhd-tiny.uhd";
+
+/** A stage ended before its last step; what is done is saved. */
+class Stopped extends Error {
+  override readonly name = "Stopped";
+}
 
 async function main(uhdc: string): Promise<void> {
   if (values.help) {
@@ -119,29 +125,51 @@ async function makeData(folder: string): Promise<void> {
 async function encoderOf(config: Readonly<Record<string, string>>, seed: string): Promise<string> {
   const own = Object.fromEntries(Object.entries(config).filter(([name]) => name === "layers" || name.startsWith("vit_")));
   const name = ["encoder", ...Object.values(own), seed].join("-");
-  const file = path.join(values.out, `${name}.safetensors`);
-  if (existsSync(file)) return file;
-  const began = performance.now();
-  const sum: { letters: number; colours: number; loss: number } = { letters: 0, colours: 0, loss: 0 };
-  await trainEncoder({
-    config: own,
-    seed: Number(seed),
-    steps: Number(values.letters),
-    batch: 32,
-    threads: values.threads === undefined ? undefined : Number(values.threads),
-    out: file,
-    onStep(step, figures) {
-      for (const key of ["letters", "colours", "loss"] as const) sum[key] += figures[key] / 100;
-      if (step % 100 !== 0) return;
-      const seconds = (performance.now() - began) / 1000;
-      console.error(
-        `${name}: step ${step} of ${values.letters}, loss ${sum.loss.toFixed(3)}, ${percent(sum.letters)} of letters and ` +
-          `${percent(sum.colours)} of colours found, ${((seconds / step) * (Number(values.letters) - step)).toFixed(0)} s left`,
-      );
-      Object.assign(sum, { letters: 0, colours: 0, loss: 0 });
-    },
-  });
-  return file;
+  const out = path.join(values.out, name);
+  const model = path.join(out, "model.safetensors");
+  if (existsSync(model)) return model;
+  const [began, steps] = [performance.now(), Number(values.letters)];
+  let first: number | undefined;
+  const sum = { letters: 0, colours: 0, loss: 0 };
+  let count = 0;
+  const found = await interruptible((signal) =>
+    trainEncoder({
+      config: own,
+      seed: Number(seed),
+      steps,
+      scenes: 4,
+      threads: values.threads === undefined ? undefined : Number(values.threads),
+      out,
+      signal,
+      onStep(step, figures) {
+        first ??= step - 1;
+        count++;
+        for (const key of ["letters", "colours", "loss"] as const) sum[key] += figures[key];
+        if (step % 100 !== 0 && step !== steps) return;
+        const left = ((performance.now() - began) / 1000 / (step - first)) * (steps - step);
+        console.error(
+          `${name}: step ${step} of ${steps}, loss ${(sum.loss / count).toFixed(3)}, ${percent(sum.letters / count)} of letters and ` +
+            `${percent(sum.colours / count)} of colours found, ${left.toFixed(0)} s left`,
+        );
+        Object.assign(sum, { letters: 0, colours: 0, loss: 0 });
+        count = 0;
+      },
+    }),
+  );
+  if (found === undefined) throw new Stopped(`${name} was stopped and is saved; the same command goes on with it`);
+  return found;
+}
+
+/** Ctrl-C reaches what is running, which saves and ends; this program ends after it. */
+async function interruptible<R>(run: (signal: AbortSignal) => Promise<R>): Promise<R> {
+  const abort = new AbortController();
+  const stop = (): void => abort.abort();
+  process.on("SIGINT", stop);
+  try {
+    return await run(abort.signal);
+  } finally {
+    process.off("SIGINT", stop);
+  }
 }
 
 interface Stage {
@@ -176,16 +204,23 @@ async function trained(
   };
   const options = Object.entries(given).flatMap(([name, value]) => [`--${name}`, value]);
   const sets = Object.entries({ ...config, rate }).flatMap(([name, value]) => ["--set", `${name}=${value}`]);
-  await new Promise<void>((resolve, reject) => {
-    const child = spawn(process.execPath, [uhdc, "train", graph, "--resume", ...options, ...sets], { stdio: "inherit" });
-    // Ctrl-C reaches the training too, which saves and ends; this program ends after it.
-    process.once("SIGINT", () => undefined);
-    child.on("error", reject);
-    child.on("close", (code) =>
-      code === 0 ? resolve() : reject(new Error(`the training ended with ${String(code)}; the same command goes on with it`)),
-    );
-  });
+  // The signal of Ctrl-C goes to the training too.
+  await interruptible(
+    () =>
+      new Promise<void>((resolve, reject) => {
+        const child = spawn(process.execPath, [uhdc, "train", graph, "--resume", ...options, ...sets], { stdio: "inherit" });
+        child.on("error", reject);
+        child.on("close", (code) =>
+          code === 0 ? resolve() : reject(new Stopped(`the training ended with ${String(code)}; the same command goes on with it`)),
+        );
+      }),
+  );
   return model;
 }
 
-await main("dist/compiler/cli/uhdc.js");
+try {
+  await main("dist/compiler/cli/uhdc.js");
+} catch (error) {
+  console.error(error instanceof UhdError || error instanceof Stopped ? error.message : error);
+  process.exitCode = 1;
+}

@@ -27,7 +27,10 @@ export interface Question {
   readonly answer: string;
   /** What it asks for: "read", "colour", "count", "place". */
   readonly about: string;
-  /** Height of the text it is about, in pixels, where the whole picture is shrunk to a native one (by its longer side). */
+  /**
+   * Height of the text it is about, in pixels, where the whole picture is shrunk by its longer side to a native one. The
+   * picture of fixed size is a square: letters in a wide picture become as narrow as this says, though not as low.
+   */
   readonly native: number | undefined;
 }
 
