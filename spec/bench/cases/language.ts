@@ -7,7 +7,6 @@ import { mkdtemp, rm } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
-import { build } from "esbuild";
 import { writeArtefact } from "../../../compiler/artefact.ts";
 import { describeModel } from "../../../compiler/cli/language-model.ts";
 import { asInFile } from "../../../compiler/cli/quantising.ts";
@@ -16,6 +15,7 @@ import { compileGraph, type Compiled } from "../../../compiler/compile.ts";
 import { context as rows, installLanguagePeers, openEngine, type EngineName } from "../language.ts";
 import { variant } from "../ours.ts";
 import { root } from "../place.ts";
+import { bundled } from "../program.ts";
 import type { Row } from "../rows.ts";
 import { effort, versus, type Context, type Peer } from "../versus.ts";
 import type { Case } from "./case.ts";
@@ -112,11 +112,7 @@ const firstToken: Case = {
       const artefact = path.join(folder, "llama");
       await writeArtefact(artefact, await compiled());
       await installLanguagePeers();
-      const script = path.join(root, "dist/bench/first-token.js");
-      await build({
-        ...{ entryPoints: [path.join(root, "spec/bench/first-token.ts")], outfile: script, logLevel: "silent" },
-        ...{ bundle: true, platform: "node", format: "esm", target: "node20", packages: "external" },
-      });
+      const script = await bundled("first-token");
       const { clear } = prompts();
       const start = async (engine: EngineName): Promise<number> => {
         const args = [script, engine, model, String(context.threads), artefact, ...clear.map(String)];

@@ -11,6 +11,7 @@ import { build } from "esbuild";
 import { writeArtefact } from "../../../compiler/artefact.ts";
 import { compileBench } from "../ours.ts";
 import { log, root } from "../place.ts";
+import { bundled } from "../program.ts";
 import { limited, type Context } from "../versus.ts";
 import type { Case } from "./case.ts";
 
@@ -94,18 +95,7 @@ export const peakMemory: Case = {
   run: (context: Context) =>
     withFolder(async (folder) => {
       const layers = context.quick ? 4 : 23;
-      const script = path.join(root, "dist", "bench", "memory.js");
-      await build({
-        absWorkingDir: root,
-        entryPoints: ["spec/bench/memory.ts"],
-        outfile: script,
-        bundle: true,
-        platform: "node",
-        format: "esm",
-        target: "node20",
-        external: ["sharp"],
-        logLevel: "silent",
-      });
+      const script = await bundled("memory");
       const artefact = path.join(folder, "llava-uhd");
       await writeArtefact(artefact, compileBench("graphs/llava-uhd.uhd", "llava_uhd", { layers }));
       log(`${memoryName}: running`);

@@ -7,7 +7,6 @@ import os from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
 import { serialize } from "node:v8";
-import { build } from "esbuild";
 import { gradient } from "../../../compiler/autodiff/reverse.ts";
 import { compileGraph } from "../../../compiler/compile.ts";
 import type { Graph, GraphNode } from "../../../compiler/ir/graph/types.ts";
@@ -15,6 +14,7 @@ import type { Plan } from "../../../compiler/ir/plan/types.ts";
 import { Trainer } from "../../../runtime/train/trainer.ts";
 import { graphOf, variant } from "../ours.ts";
 import { log, root } from "../place.ts";
+import { bundled } from "../program.ts";
 import type { Row } from "../rows.ts";
 import { batchSize, inputsOf, tinyStep, writeForTorch, type TinyStep } from "../tiny-step.ts";
 import { openTorch, type Torch } from "../torch/torch.ts";
@@ -83,18 +83,7 @@ async function memory(context: Context, folder: string, { compiled, weights, bat
   const { plan, modules, training } = compiled;
   const given = path.join(folder, "step.bin");
   await writeFile(given, serialize({ artefact: { plan, modules, training }, weights, inputs: inputsOf(batch) }));
-  const built = path.join(root, "dist", "bench", "tiny-memory.js");
-  await build({
-    absWorkingDir: root,
-    entryPoints: ["spec/bench/tiny-memory.ts"],
-    outfile: built,
-    bundle: true,
-    platform: "node",
-    format: "esm",
-    target: "node20",
-    external: ["sharp"],
-    logLevel: "silent",
-  });
+  const built = await bundled("tiny-memory");
   log(`${title}: running`);
   const { stdout } = await promisify(execFile)(process.execPath, [built, given, String(context.threads)], { cwd: root });
   const own = JSON.parse(stdout) as { resident: number; weights: number; arena: number };

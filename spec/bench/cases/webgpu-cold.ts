@@ -7,14 +7,13 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
-import { build } from "esbuild";
 import { writeArtefact } from "../../../compiler/artefact.ts";
 import { compileGraph } from "../../../compiler/compile.ts";
 import { writeSafetensors } from "../../../runtime/weights/safetensors.ts";
 import { layerModel } from "../models.ts";
 import { graphOf, randomWeights } from "../ours.ts";
 import { packageOf } from "../peers.ts";
-import { root } from "../place.ts";
+import { bundled } from "../program.ts";
 import { normals } from "../random.ts";
 import type { Row } from "../rows.ts";
 import { effort, versus, type Context } from "../versus.ts";
@@ -43,23 +42,19 @@ async function inFolder(
   const x = normals("x", tokens * width);
   await writeFile(file("x.f32"), new Uint8Array(x.buffer));
   await writeFile(file("model.onnx"), layerModel(tokens, { layers: 1, width, heads }, weights).encode("inside").model);
-  const script = (name: string): string => path.join(root, `dist/bench/${name}.js`);
-  await build({
-    ...{ entryPoints: ["cold-ours", "cold-onnx"].map((name) => path.join(root, `spec/bench/${name}.ts`)), logLevel: "silent" },
-    ...{ bundle: true, minify: true, platform: "node", format: "esm", target: "node20", packages: "external" },
-    outdir: path.join(root, "dist/bench"),
-  });
-  const start = async (name: string, ...args: readonly string[]): Promise<Started> => {
-    const given = [script(name), ...args, file("x.f32"), file(`${name}.f32`), String(tokens), String(width)];
+  const [own, onnx] = [await bundled("cold-ours"), await bundled("cold-onnx")];
+  const start = async (program: string, ...args: readonly string[]): Promise<Started> => {
+    const out = file(`${path.basename(program)}.f32`);
+    const given = [program, ...args, file("x.f32"), out, String(tokens), String(width)];
     const { stdout } = await promisify(execFile)(process.execPath, given, { env: { ...process.env, ...env } });
     const found = /\{"milliseconds":([\d.]+)/.exec(stdout);
-    if (found === null) throw new Error(`${name} printed ${stdout.slice(0, 200)}`);
-    const bytes = await readFile(file(`${name}.f32`));
+    if (found === null) throw new Error(`${program} printed ${stdout.slice(0, 200)}`);
+    const bytes = await readFile(out);
     return { milliseconds: Number(found[1]), result: new Float32Array(new Uint8Array(bytes).buffer) };
   };
   return {
-    ours: () => start("cold-ours", file("artefact"), file("weights.safetensors")),
-    theirs: (from) => start("cold-onnx", from, file("model.onnx")),
+    ours: () => start(own, file("artefact"), file("weights.safetensors")),
+    theirs: (from) => start(onnx, from, file("model.onnx")),
   };
 }
 
