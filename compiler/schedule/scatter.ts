@@ -9,7 +9,6 @@
 //   result is the same to the bit. An index out of range adds nothing, as there.
 
 import { dim, dimAdd, dimDiv } from "../ir/dim.ts";
-import { typeOfImp } from "../ir/imp/build.ts";
 import type { ImpExpr, ImpFunction } from "../ir/imp/types.ts";
 import type { Axis, Expr, Kernel, Stage } from "../ir/kernel/types.ts";
 import { mapOperands, operandsOf } from "../ir/kernel/build.ts";
@@ -80,7 +79,7 @@ export function lowerScatter(kernel: Kernel, capabilities: Capabilities): ImpFun
     across(within, [added], (at, axis) => {
       const ptr = place(at);
       const before: ImpExpr = { k: "load", ptr, offset: 0, type: typeAlong(axis) };
-      store(at, binary("add", before, wide(emitter.emit(added, at, axis), axis), typeAlong(axis)), ptr);
+      store(at, binary("add", before, emitter.emit(added, at, axis), typeAlong(axis)), ptr);
     });
     const inRange: ImpExpr = {
       k: "select",
@@ -94,14 +93,10 @@ export function lowerScatter(kernel: Kernel, capabilities: Capabilities): ImpFun
   sum(root, 0);
   if (after !== undefined)
     emitter.loop(root, rows.name, int(0), height, 1, [], (inside) => {
-      across(inside, [after], (at, axis) => store(at, wide(emitter.emit(after, at, axis), axis)));
+      across(inside, [after], (at, axis) => store(at, emitter.emit(after, at, axis)));
     });
   const fn = finish(kernel, emitter, dimDiv(dimAdd(columns.extent, dim(unitColumns - 1)), dim(unitColumns)), root.statements);
   return { ...fn, buffers: fn.buffers.map((b) => (b.name === stage.buffer ? { ...b, access: "readwrite" } : b)) };
-}
-
-function wide(value: ImpExpr, axis: string | undefined): ImpExpr {
-  return axis === undefined || typeOfImp(value) === "f32x4" ? value : { k: "splat", a: value, type: "f32x4" };
 }
 
 function scatterOf(kernel: Kernel, emitter: Emitter): Scatter | undefined {

@@ -13,23 +13,7 @@
 // columns, by row; they are put together in the end. Small subgroups go another way: attention-gradient-lanes.ts.
 
 import { dim, dimAdd, dimDiv, dimMul } from "../../ir/dim.ts";
-import {
-  add,
-  advance,
-  at,
-  binary,
-  fastMinMax,
-  float,
-  fma,
-  int,
-  lane as laneOf,
-  load,
-  lt,
-  mul,
-  splat,
-  sub,
-  vector,
-} from "../../ir/imp/build.ts";
+import { add, advance, at, binary, fastMinMax, float, fma, int, load, lt, mul, splat, sub, vector } from "../../ir/imp/build.ts";
 import type { ImpExpr, ImpFunction, ImpScratch } from "../../ir/imp/types.ts";
 import type { Kernel } from "../../ir/kernel/types.ts";
 import { gradientFacts } from "../attention-gradient-parts.ts";
@@ -37,14 +21,27 @@ import { branch, each, lowest, put, set, stepping } from "../attention-parts.ts"
 import type { GpuCapabilities } from "../capabilities.ts";
 import { Block, Emitter } from "../emit.ts";
 import { finish, laneName, unitName } from "../finish.ts";
+import {
+  addSeen,
+  divide,
+  endsOf,
+  joinGroups,
+  products,
+  rowsThatFit,
+  sharedArray,
+  storeFeatures,
+  uniformly,
+  type Division,
+  type Ends,
+  type Workgroup,
+} from "./attention-blocks.ts";
 import { gradientByLanes, gradientLaneScratch } from "./attention-gradient-lanes.ts";
 import { gradientOf, type Gradient, type Operand, type Summed } from "./attention-gradient-parts.ts";
 import { queriesOfLane as rowsOfLane } from "./attention-lanes.ts";
 import { exp, variable } from "./parts.ts";
 
-/** Most rows of a block, and bytes that a workgroup may share. */
+/** Most rows of a block. */
 const mostRows = 8;
-const sharedBytes = 16384;
 /** Invocations of a workgroup. */
 const lanes = 64;
 
@@ -71,7 +68,7 @@ export function lowerGpuAttentionGradient(kernel: Kernel, gpu: GpuCapabilities):
   const facts = gradientFacts(kernel, emitter);
   if (facts === undefined) return undefined;
   const { sum } = facts;
-  const rows = rowsOfBlock(facts.score.depth, sum?.slope?.dot.depth ?? 0, sum !== undefined);
+  const rows = rowsThatFit(mostRows, (n) => scratchOf(n, facts.score.depth, sum?.slope?.dot.depth ?? 0, sum !== undefined));
   if (rows === undefined || Math.ceil((sum?.features ?? 0) / 4) > lanes) return undefined;
   const root = new Block();
   const heads = emitter.name(root, "heads", emitter.size(facts.heads));
@@ -98,23 +95,16 @@ export function lowerGpuAttentionGradient(kernel: Kernel, gpu: GpuCapabilities):
   return finish(kernel, emitter, units, root.statements, scratch, { lanes });
 }
 
-/** As many rows as fit in shared memory with their features, a power of two; undefined when not even one does. */
-function rowsOfBlock(depth: number, slopes: number, sums: boolean): number | undefined {
-  for (let rows = mostRows; rows >= 1; rows /= 2)
-    if (scratchOf(rows, depth, slopes, sums).reduce((n, s) => n + 4 * Number(s.size.text), 0) <= sharedBytes) return rows;
-  return undefined;
-}
-
 function scratchOf(rows: number, depth: number, slopes: number, sums: boolean): readonly ImpScratch[] {
-  const f32 = (name: string, size: number): ImpScratch => ({ name, dtype: "f32", size: dim(size), space: "workgroup" });
-  const i32 = (name: string, size: number): ImpScratch => ({ ...f32(name, size), dtype: "i32" });
   return [
-    f32(shared.rows, rows * depth),
-    ...(slopes > 0 ? [f32(shared.slopes, rows * slopes)] : []),
-    f32(shared.weights, rows * lanes),
-    i32(shared.from, rows),
-    i32(shared.to, rows),
-    ...(sums ? [f32(shared.log, rows), f32(shared.delta, rows), f32(shared.sums, 4 * lanes)] : [f32(shared.totals, rows * lanes)]),
+    sharedArray(shared.rows, rows * depth),
+    ...(slopes > 0 ? [sharedArray(shared.slopes, rows * slopes)] : []),
+    sharedArray(shared.weights, rows * lanes),
+    sharedArray(shared.from, rows, "i32"),
+    sharedArray(shared.to, rows, "i32"),
+    ...(sums
+      ? [sharedArray(shared.log, rows), sharedArray(shared.delta, rows), sharedArray(shared.sums, 4 * lanes)]
+      : [sharedArray(shared.totals, rows * lanes)]),
   ];
 }
 
@@ -124,6 +114,7 @@ class Rows {
   private readonly block: Block;
   private readonly rows: number;
   private readonly first: ImpExpr;
+  private readonly w: Workgroup;
   private readonly lane = variable(laneName);
 
   constructor(g: Gradient, block: Block, rows: number, first: ImpExpr) {
@@ -131,6 +122,7 @@ class Rows {
     this.block = block;
     this.rows = rows;
     this.first = first;
+    this.w = { emitter: g.emitter, unknown: g.unknown, rows, lanes };
   }
 
   private name(block: Block, hint: string, value: ImpExpr, mutable = false): ImpExpr {
@@ -178,64 +170,35 @@ class Rows {
     });
   }
 
-  /** The first column that any row sees and the last one, and between which columns every row sees all. */
-  private range(): Range {
-    const { g, block } = this;
-    const begin = (name: string): ImpExpr => load(at(name, int(0)), "i32");
-    const [low, high] = [this.name(block, "low", begin(shared.from), true), this.name(block, "high", begin(shared.to), true)];
-    const [last, least] = [this.name(block, "last", low, true), this.name(block, "least", high, true)];
-    each(g, block, "i", int(1), g.unknown(this.rows), 1, (inside, i) => {
-      const [from, to] = [this.name(inside, "f", load(at(shared.from, i), "i32")), this.name(inside, "t", load(at(shared.to, i), "i32"))];
-      set(inside, low, binary("min", low, from));
-      set(inside, high, binary("max", high, to));
-      set(inside, last, binary("max", last, from));
-      set(inside, least, binary("min", least, to));
-    });
-    const uniform = (hint: string, value: ImpExpr): ImpExpr => {
-      const name = g.emitter.fresh(hint);
-      block.statements.push({ k: "uniform", name, type: "i32", value });
-      return variable(name);
-    };
-    return { low: uniform("low", low), high: uniform("high", high), last: uniform("last", last), least: uniform("least", least) };
+  /** The same in all lanes. */
+  private range(): Ends {
+    const { w, block } = this;
+    const { low, high, last, least } = endsOf(w, block, shared.from, shared.to);
+    const one = (hint: string, value: ImpExpr): ImpExpr => uniformly(w, block, hint, value);
+    return { low: one("low", low), high: one("high", high), last: one("last", last), least: one("least", least) };
   }
 
-  /** A row's features times the lane's column, for every row. */
   private products(block: Block, operand: Operand, from: string, column: ImpExpr): readonly ImpExpr[] {
-    const { g } = this;
-    const { depth } = operand;
-    const sums = Array.from({ length: this.rows }, () => this.name(block, "dot", float(0), true));
-    const whole = depth - (depth % 4);
-    if (whole > 0)
-      each(g, block, "i", int(0), g.unknown(whole), 4, (inside, i) => {
-        const own = this.name(inside, "k", load(advance(column, i), "f32x4"));
-        const rows = sums.map((_, r) => this.name(inside, "q", load(at(from, add(i, int(r * depth))), "f32x4")));
-        for (let j = 0; j < 4; j++)
-          for (const [r, sum] of sums.entries()) set(inside, sum, fma(laneOf(rows[r] ?? own, j), laneOf(own, j), sum));
-      });
-    for (let i = whole; i < depth; i++)
-      for (const [r, sum] of sums.entries()) set(block, sum, fma(load(at(from, int(r * depth + i)), "f32"), load(column, "f32", i), sum));
-    return sums;
+    return products(this.w, block, this.rows, operand.depth, from, column);
   }
 
   // ---- Sums ----
 
-  private sums(range: Range, sum: Summed): void {
+  private sums(range: Ends, sum: Summed): void {
     const { g, block, lane, rows } = this;
-    const columns = Math.ceil(sum.features / 4);
-    const width = 2 ** Math.ceil(Math.log2(columns));
-    const queryGroups = Math.min(lanes / width, rows);
-    const keyGroups = lanes / width / queryGroups;
-    const ofLane = rows / queryGroups;
+    const vectors = Math.ceil(sum.features / 4);
+    const division = divide(rows, lanes, vectors);
+    const { width, rowGroups, columnGroups } = division;
+    const ofLane = rows / rowGroups;
     const group = this.name(block, "group", binary("div", lane, int(width)));
     const within = this.name(block, "within", sub(lane, mul(group, int(width))));
     const mine: Mine = {
-      columns,
-      width,
-      keyGroups,
+      division,
+      vectors,
       within,
-      feature: this.name(block, "feature", mul(binary("min", within, int(columns - 1)), int(4))),
-      part: this.name(block, "part", keyGroups === 1 ? int(0) : binary("mod", group, int(keyGroups))),
-      first: this.name(block, "of_rows", mul(keyGroups === 1 ? group : binary("div", group, int(keyGroups)), int(ofLane))),
+      feature: this.name(block, "feature", mul(binary("min", within, int(vectors - 1)), int(4))),
+      part: this.name(block, "part", columnGroups === 1 ? int(0) : binary("mod", group, int(columnGroups))),
+      first: this.name(block, "of_rows", mul(columnGroups === 1 ? group : binary("div", group, int(columnGroups)), int(ofLane))),
       values: Array.from({ length: ofLane }, () => this.name(block, "sum", vector("f32x4", 0), true)),
     };
     stepping(g, block, "s", range.low, range.high, (inside, s) => {
@@ -270,7 +233,7 @@ class Rows {
   }
 
   /** sums += weights · values, over the columns of this block. */
-  private addUp(block: Block, s: ImpExpr, range: Range, sum: Summed, mine: Mine): void {
+  private addUp(block: Block, s: ImpExpr, range: Ends, sum: Summed, mine: Mine): void {
     const { g } = this;
     const here = this.name(block, "here", binary("min", int(lanes), sub(range.high, s)));
     const weight = (q: number, j: ImpExpr): ImpExpr => at(shared.weights, add(mul(add(mine.first, int(q)), int(lanes)), j));
@@ -280,26 +243,12 @@ class Rows {
     branch(
       block,
       seen,
-      (all) => {
-        const whole = this.name(all, "whole", binary("bitand", here, int(-4)));
-        const start = mine.keyGroups === 1 ? int(0) : this.name(all, "start", mul(mine.part, int(4)));
-        each(g, all, "j", start, whole, 4 * mine.keyGroups, (inside, j) => {
-          const weights = mine.values.map((_, q) => this.name(inside, "w", load(weight(q, j), "f32x4")));
-          for (let i = 0; i < 4; i++) {
-            const v = value(inside, add(j, int(i)));
-            for (const [q, total] of mine.values.entries()) set(inside, total, fma(splat(laneOf(weights[q] ?? v, i)), v, total));
-          }
-        });
-        each(g, all, "j", add(whole, mine.part), here, mine.keyGroups, (inside, j) => {
-          const v = value(inside, j);
-          for (const [q, total] of mine.values.entries()) set(inside, total, fma(splat(load(weight(q, j), "f32")), v, total));
-        });
-      },
+      (all) => addSeen(this.w, all, mine.division, mine, here, weight, value),
       (some) => {
         const ends = mine.values.map((_, q) =>
           [shared.from, shared.to].map((name) => this.name(some, "end", sub(load(at(name, add(mine.first, int(q))), "i32"), s))),
         );
-        each(g, some, "j", mine.part, here, mine.keyGroups, (inside, j) => {
+        each(g, some, "j", mine.part, here, mine.division.columnGroups, (inside, j) => {
           const v = value(inside, j);
           for (const [q, total] of mine.values.entries()) {
             const [from = int(0), to = int(0)] = ends[q] ?? [];
@@ -313,32 +262,15 @@ class Rows {
 
   /** Adds up what lanes with other columns have, and writes the sums. */
   private store(sum: Summed, mine: Mine): void {
-    const { g, block, lane } = this;
+    const { g, block } = this;
     for (const [q, total] of mine.values.entries()) {
-      if (mine.keyGroups > 1) {
-        put(block, at(shared.sums, mul(lane, int(4))), total);
-        this.barrier(block);
-        each(g, block, "p", int(1), g.unknown(mine.keyGroups), 1, (inside, p) => {
-          // Only the first group's sums are stored, whose others are all there.
-          const other = binary("min", add(lane, mul(p, int(mine.width))), int(lanes - 1));
-          set(inside, total, add(total, load(at(shared.sums, mul(other, int(4))), "f32x4")));
-        });
-        this.barrier(block);
-      }
+      joinGroups(this.w, block, mine.division, total, shared.sums);
       const t = this.name(block, "t", add(this.first, add(mine.first, int(q))));
-      const stores = binary("and", lt(t, g.rows), binary("and", lt(mine.within, int(mine.columns)), binary("eq", mine.part, int(0))));
+      const stores = binary("and", lt(t, g.rows), binary("and", lt(mine.within, int(mine.vectors)), binary("eq", mine.part, int(0))));
       branch(block, this.name(block, "stores", stores), (inside) => {
         const value = this.name(inside, "value", sum.scale === 1 ? total : mul(total, vector("f32x4", sum.scale)));
         const to = this.name(inside, "to", advance(g.result(inside, t), mine.feature));
-        const rest = sum.features % 4;
-        if (rest === 0) put(inside, to, value);
-        else
-          branch(
-            inside,
-            lt(mine.within, int(mine.columns - 1)),
-            (all) => put(all, to, value),
-            (last) => last.statements.push({ k: "storeLanes", ptr: to, offset: 0, value, count: rest }),
-          );
+        storeFeatures(inside, to, value, sum.features, binary("eq", mine.within, int(mine.vectors - 1)));
       });
     }
   }
@@ -346,7 +278,7 @@ class Rows {
   // ---- Logarithms ----
 
   /** Largest scores and sums of powers of the lane's columns, then of all lanes' together. */
-  private logarithms(range: Range): void {
+  private logarithms(range: Ends): void {
     const { g, block, lane, rows } = this;
     const numbers = Array.from({ length: rows }, (_, r) => r);
     const tops = numbers.map(() => this.name(block, "top", float(lowest), true));
@@ -391,21 +323,11 @@ class Rows {
   }
 }
 
-/** Columns; the same in all lanes. */
-interface Range {
-  readonly low: ImpExpr;
-  readonly high: ImpExpr;
-  /** Where the last row begins to see, and where the first one ends. */
-  readonly last: ImpExpr;
-  readonly least: ImpExpr;
-}
-
-/** What a lane adds up: four features of some rows, of every `keyGroups`-th columns. */
+/** What a lane adds up. */
 interface Mine {
-  /** Vectors of features, and lanes that are reserved for them. */
-  readonly columns: number;
-  readonly width: number;
-  readonly keyGroups: number;
+  readonly division: Division;
+  /** Vectors of features. */
+  readonly vectors: number;
   /** Which of the vectors, perhaps beyond the last; its first feature, within. */
   readonly within: ImpExpr;
   readonly feature: ImpExpr;

@@ -12,23 +12,7 @@
 // attention-lanes.ts.
 
 import { dim, dimAdd, dimDiv, dimMul } from "../../ir/dim.ts";
-import {
-  add,
-  advance,
-  at,
-  binary,
-  fastMinMax,
-  float,
-  fma,
-  int,
-  lane as laneOf,
-  load,
-  lt,
-  mul,
-  splat,
-  sub,
-  vector,
-} from "../../ir/imp/build.ts";
+import { add, advance, at, binary, fastMinMax, float, fma, int, load, lt, mul, splat, sub, vector } from "../../ir/imp/build.ts";
 import type { ImpExpr, ImpFunction, ImpScratch } from "../../ir/imp/types.ts";
 import type { Kernel } from "../../ir/kernel/types.ts";
 import { context, recognise } from "../attention.ts";
@@ -36,12 +20,24 @@ import { branch, each, lowest, put, set, stepping, type Attention } from "../att
 import type { Capabilities, GpuCapabilities } from "../capabilities.ts";
 import { Block, Emitter } from "../emit.ts";
 import { finish, laneName, unitName } from "../finish.ts";
+import {
+  addSeen,
+  divide,
+  endsOf,
+  joinGroups,
+  products,
+  rowsThatFit,
+  sharedArray,
+  storeFeatures,
+  uniformly,
+  type Division,
+  type Workgroup,
+} from "./attention-blocks.ts";
 import { attendByLanes, laneScratch, queriesOfLane } from "./attention-lanes.ts";
 import { exp, variable } from "./parts.ts";
 
-/** Most queries of a block, and bytes that a workgroup may share. */
+/** Most queries of a block. */
 const mostQueries = 8;
-const sharedBytes = 16384;
 /** Invocations at most, which a block's size must allow for: it is the same in all variants. */
 const mostLanes = 64;
 /** Of so few queries (a step of generation) no more than these are computed with. */
@@ -65,17 +61,13 @@ const shared = {
 } as const;
 
 /** How the work of one block is divided. */
-interface Division {
+interface Parts extends Division {
   readonly rows: number;
   readonly lanes: number;
   /** Lanes of a subgroup; 0 where there are none. */
   readonly subgroups: number;
-  /** Vectors of features of values, and lanes that are reserved for them (a power of two). */
+  /** Vectors of features of values. */
   readonly columns: number;
-  readonly width: number;
-  /** Groups of lanes with other queries each, and within these, with other keys. */
-  readonly queryGroups: number;
-  readonly keyGroups: number;
 }
 
 export function lowerGpuAttention(kernel: Kernel, capabilities: Capabilities, gpu: GpuCapabilities): ImpFunction | undefined {
@@ -83,7 +75,7 @@ export function lowerGpuAttention(kernel: Kernel, capabilities: Capabilities, gp
   const facts = recognise(kernel, emitter);
   if (facts === undefined) return undefined;
   const columns = Math.ceil(facts.features / 4);
-  const rows = queriesOfBlock(facts.inner);
+  const rows = rowsThatFit(mostQueries, (n) => scratchOf(n, mostLanes, facts.inner));
   if (columns > mostLanes || rows === undefined) return undefined;
   const root = new Block();
   const blocks = dimDiv(dimAdd(facts.queries, dim(rows - 1)), dim(rows));
@@ -113,56 +105,41 @@ export function lowerGpuAttention(kernel: Kernel, capabilities: Capabilities, gp
     return finish(kernel, emitter, units, root.statements, scratch, { lanes: subgroups, ...subgroup });
   }
   const lanes = Math.max(mostLanes, subgroups);
-  new Rows(c, root, divide(rows, lanes, subgroups, columns), { first, all, unknown }).write();
+  new Rows(c, root, { ...divide(rows, lanes, columns), rows, lanes, subgroups, columns }, { first, all, unknown }).write();
   return finish(kernel, emitter, units, root.statements, scratchOf(rows, lanes, facts.inner), { lanes, ...subgroup });
 }
 
-/** As many queries as fit in shared memory with their features, a power of two; undefined when not even one does. */
-function queriesOfBlock(inner: number): number | undefined {
-  for (let rows = mostQueries; rows >= 1; rows /= 2)
-    if (scratchOf(rows, mostLanes, inner).reduce((n, s) => n + 4 * Number(s.size.text), 0) <= sharedBytes) return rows;
-  return undefined;
-}
-
 function scratchOf(rows: number, lanes: number, inner: number): readonly ImpScratch[] {
-  const f32 = (name: string, size: number): ImpScratch => ({ name, dtype: "f32", size: dim(size), space: "workgroup" });
-  const i32 = (name: string, size: number): ImpScratch => ({ ...f32(name, size), dtype: "i32" });
   return [
-    f32(shared.queries, rows * inner),
-    f32(shared.scores, rows * lanes),
-    f32(shared.parts, 2 * lanes),
-    f32(shared.shrink, rows),
-    i32(shared.from, rows),
-    i32(shared.to, rows),
-    f32(shared.sums, 4 * lanes),
+    sharedArray(shared.queries, rows * inner),
+    sharedArray(shared.scores, rows * lanes),
+    sharedArray(shared.parts, 2 * lanes),
+    sharedArray(shared.shrink, rows),
+    sharedArray(shared.from, rows, "i32"),
+    sharedArray(shared.to, rows, "i32"),
+    sharedArray(shared.sums, 4 * lanes),
   ];
-}
-
-function divide(rows: number, lanes: number, subgroups: number, columns: number): Division {
-  const width = 2 ** Math.ceil(Math.log2(columns));
-  const groups = lanes / width;
-  const queryGroups = Math.min(groups, rows);
-  const keyGroups = groups / queryGroups;
-  return { rows, lanes, subgroups, columns, width, queryGroups, keyGroups };
 }
 
 /** The queries from `first` on: writes the code of one block. */
 class Rows {
   private readonly c: Attention;
   private readonly block: Block;
-  private readonly d: Division;
+  private readonly d: Parts;
+  private readonly w: Workgroup;
   private readonly first: ImpExpr;
   private readonly all: ImpExpr;
   private readonly lane = variable(laneName);
   private readonly unknown: (value: number) => ImpExpr;
 
-  constructor(c: Attention, block: Block, division: Division, queries: Queries) {
+  constructor(c: Attention, block: Block, division: Parts, queries: Queries) {
     this.c = c;
     this.block = block;
     this.d = division;
     this.first = queries.first;
     this.all = queries.all;
     this.unknown = queries.unknown;
+    this.w = { emitter: c.emitter, unknown: queries.unknown, rows: division.rows, lanes: division.lanes };
   }
 
   private name(block: Block, hint: string, value: ImpExpr, mutable = false): ImpExpr {
@@ -197,13 +174,13 @@ class Rows {
       total: this.name(block, "total", float(0), true),
     };
     // Four features of values, for these queries.
-    const rows = d.rows / d.queryGroups;
+    const rows = d.rows / d.rowGroups;
     const group = this.name(block, "group", binary("div", this.lane, int(d.width)));
     const column = this.name(block, "column", binary("min", sub(this.lane, mul(group, int(d.width))), int(d.columns - 1)));
     const sums = {
       feature: this.name(block, "feature", mul(column, int(4))),
-      key: this.name(block, "of_keys", d.keyGroups === 1 ? int(0) : binary("mod", group, int(d.keyGroups))),
-      first: this.name(block, "of_rows", mul(d.keyGroups === 1 ? group : binary("div", group, int(d.keyGroups)), int(rows))),
+      part: this.name(block, "of_keys", d.columnGroups === 1 ? int(0) : binary("mod", group, int(d.columnGroups))),
+      first: this.name(block, "of_rows", mul(d.columnGroups === 1 ? group : binary("div", group, int(d.columnGroups)), int(rows))),
       values: Array.from({ length: rows }, () => this.name(block, "mixed", vector("f32x4", 0), true)),
     };
     const few = this.name(block, "few", binary("le", sub(this.all, this.first), int(fewQueries)));
@@ -248,43 +225,16 @@ class Rows {
 
   /** The first key that any query sees, the last one, and whether all see the same. */
   private range(): readonly [ImpExpr, ImpExpr, ImpExpr] {
-    const { c, block, d } = this;
-    const begin = (name: string): ImpExpr => load(at(name, int(0)), "i32");
-    const [low, high] = [this.name(block, "low", begin(shared.from), true), this.name(block, "high", begin(shared.to), true)];
-    const [last, least] = [this.name(block, "last", low, true), this.name(block, "least", high, true)];
-    each(c, block, "i", int(1), this.unknown(d.rows), 1, (inside, i) => {
-      const [from, to] = [this.name(inside, "f", load(at(shared.from, i), "i32")), this.name(inside, "t", load(at(shared.to, i), "i32"))];
-      set(inside, low, binary("min", low, from));
-      set(inside, high, binary("max", high, to));
-      set(inside, last, binary("max", last, from));
-      set(inside, least, binary("min", least, to));
-    });
+    const { w, block } = this;
+    const { low, high, last, least } = endsOf(w, block, shared.from, shared.to);
     const same: ImpExpr = { k: "convert", a: binary("eq", add(sub(last, low), sub(high, least)), int(0)), type: "i32" };
-    return [this.uniform("low", low), this.uniform("high", high), this.uniform("alike", same)];
-  }
-
-  private uniform(hint: string, value: ImpExpr): ImpExpr {
-    const name = this.c.emitter.fresh(hint);
-    this.block.statements.push({ k: "uniform", name, type: "i32", value });
-    return variable(name);
+    return [uniformly(w, block, "low", low), uniformly(w, block, "high", high), uniformly(w, block, "alike", same)];
   }
 
   /** scores[query][lane] = query · the lane's key, for the first `rows` queries. */
   private scores(block: Block, key: ImpExpr, rows: number): void {
     const { c, d, lane } = this;
-    const { inner } = c;
-    const sums = Array.from({ length: rows }, () => this.name(block, "score", float(0), true));
-    const whole = inner - (inner % 4);
-    if (whole > 0)
-      each(c, block, "i", int(0), this.unknown(whole), 4, (inside, i) => {
-        const keys = this.name(inside, "k", load(advance(key, i), "f32x4"));
-        const queries = sums.map((_, q) => this.name(inside, "q", load(at(shared.queries, add(i, int(q * inner))), "f32x4")));
-        for (let j = 0; j < 4; j++)
-          for (const [q, sum] of sums.entries()) set(inside, sum, fma(laneOf(queries[q] ?? keys, j), laneOf(keys, j), sum));
-      });
-    for (let i = whole; i < inner; i++)
-      for (const [q, sum] of sums.entries())
-        set(block, sum, fma(load(at(shared.queries, int(q * inner + i)), "f32"), load(key, "f32", i), sum));
+    const sums = products(this.w, block, rows, c.inner, shared.queries, key);
     for (const [q, sum] of sums.entries()) put(block, at(shared.scores, add(lane, int(q * d.lanes))), sum);
   }
 
@@ -384,7 +334,7 @@ class Rows {
           );
       },
       (inside) =>
-        each(c, inside, "j", sums.key, here, d.keyGroups, (one, j) => {
+        each(c, inside, "j", sums.part, here, d.columnGroups, (one, j) => {
           const value = this.name(one, "v", load(advance(c.value(one, add(s, j)), sums.feature), "f32x4"));
           for (const [q, sum] of sums.values.entries()) {
             const weight = this.name(one, "w", load(this.weight(sums, q, j), "f32"));
@@ -400,58 +350,28 @@ class Rows {
 
   /** sums += weights · values, where every query sees every key. */
   private addUp(block: Block, s: ImpExpr, here: ImpExpr, sums: Sums): void {
-    const { c, d } = this;
-    const whole = this.name(block, "whole", binary("bitand", here, int(-4)));
-    const start = d.keyGroups === 1 ? int(0) : this.name(block, "start", mul(sums.key, int(4)));
-    each(c, block, "j", start, whole, 4 * d.keyGroups, (inside, j) => {
-      const weights = sums.values.map((_, q) => this.name(inside, "w", load(this.weight(sums, q, j), "f32x4")));
-      for (let i = 0; i < 4; i++) {
-        const value = this.name(inside, "v", load(advance(c.value(inside, add(s, add(j, int(i)))), sums.feature), "f32x4"));
-        for (const [q, sum] of sums.values.entries()) set(inside, sum, fma(splat(laneOf(weights[q] ?? value, i)), value, sum));
-      }
-    });
-    each(c, block, "j", add(whole, sums.key), here, d.keyGroups, (inside, j) => {
-      const value = this.name(inside, "v", load(advance(c.value(inside, add(s, j)), sums.feature), "f32x4"));
-      for (const [q, sum] of sums.values.entries()) set(inside, sum, fma(splat(load(this.weight(sums, q, j), "f32")), value, sum));
-    });
+    const value = (inside: Block, j: ImpExpr): ImpExpr =>
+      this.name(inside, "v", load(advance(this.c.value(inside, add(s, j)), sums.feature), "f32x4"));
+    addSeen(this.w, block, this.d, sums, here, (q, j) => this.weight(sums, q, j), value);
   }
 
   /** Adds up what lanes with other keys have, and writes the means. */
   private store(sums: Sums): void {
     const { c, block, d, lane } = this;
     for (const [q, sum] of sums.values.entries()) {
-      if (d.keyGroups > 1) {
-        put(block, at(shared.sums, mul(lane, int(4))), sum);
-        this.barrier(block);
-        each(c, block, "g", int(1), this.unknown(d.keyGroups), 1, (inside, g) =>
-          set(
-            inside,
-            sum,
-            add(sum, load(at(shared.sums, binary("min", int(4 * (d.lanes - 1)), mul(add(lane, mul(g, int(d.width))), int(4)))), "f32x4")),
-          ),
-        );
-        this.barrier(block);
-      }
+      joinGroups(this.w, block, d, sum, shared.sums);
       const row = this.name(block, "row", add(sums.first, int(q)));
       const t = this.name(block, "t", add(this.first, row));
       const column = this.name(block, "c", binary("bitand", lane, int(d.width - 1)));
       const inside = this.name(
         block,
         "stores",
-        binary("and", lt(t, this.all), binary("and", lt(column, int(d.columns)), binary("eq", sums.key, int(0)))),
+        binary("and", lt(t, this.all), binary("and", lt(column, int(d.columns)), binary("eq", sums.part, int(0)))),
       );
       branch(block, inside, (some) => {
         const mean = this.name(some, "mean", mul(sum, splat(load(at(shared.shrink, row), "f32"))));
         const to = this.name(some, "to", advance(c.result(some, t), sums.feature));
-        const rest = c.features % 4;
-        if (rest === 0) put(some, to, mean);
-        else
-          branch(
-            some,
-            lt(column, int(d.columns - 1)),
-            (all) => put(all, to, mean),
-            (last) => last.statements.push({ k: "storeLanes", ptr: to, offset: 0, value: mean, count: rest }),
-          );
+        storeFeatures(some, to, mean, c.features, binary("eq", column, int(d.columns - 1)));
       });
     }
   }
@@ -479,7 +399,7 @@ interface Mine {
 interface Sums {
   /** The first of four features, the group of keys, the first query. */
   readonly feature: ImpExpr;
-  readonly key: ImpExpr;
+  readonly part: ImpExpr;
   readonly first: ImpExpr;
   readonly values: readonly ImpExpr[];
 }
