@@ -5,7 +5,8 @@ import type { Declined } from "../compile.ts";
 import type { Explanation, ExplainedBuffer, ExplainedKernel } from "./commands/explain.ts";
 import { picturesText } from "./layout.ts";
 import { repeats } from "./repeats.ts";
-import { bytesText, countText, tableText } from "./terminal.ts";
+import { countText, tableText } from "./terminal.ts";
+import { bytesText } from "../ir/text.ts";
 
 export function explanationText(e: Explanation): string {
   return [header(e), kernelsText(e.kernels), operations(e), warnings(e), unquantised(e), unfused(e), recomputation(e), memory(e)]

@@ -4,7 +4,8 @@ import type { StageTime } from "../../runtime/session.ts";
 import { typeText } from "../../runtime/tensor.ts";
 import { picturesText, type LayoutSummary } from "./layout.ts";
 import { profileText, type ProfileRow } from "./profile.ts";
-import { bytesText, millisecondsText } from "./terminal.ts";
+import { millisecondsText } from "./terminal.ts";
+import { bytesText } from "../ir/text.ts";
 
 export interface RunReport {
   readonly ok: true;

@@ -42,18 +42,6 @@ export function processTerminal(): Terminal {
   };
 }
 
-/** 1536 → "1.5 KiB". */
-export function bytesText(bytes: number): string {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let value = bytes;
-  let unit = 0;
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024;
-    unit++;
-  }
-  return `${unit === 0 ? value : value.toFixed(value < 10 ? 2 : 1)} ${units[unit] ?? ""}`;
-}
-
 /** 1234567 → "1.23 M". For counts of operations. */
 export function countText(count: number): string {
   const units = ["", " k", " M", " G", " T", " P"];

@@ -20,3 +20,15 @@ const reserved: ReadonlySet<string> = new Set(["true", "false", "NaN", "Infinity
 export function nameText(name: string): string {
   return /^[A-Za-z_][\w$]*(\.[\w$]+)*$/.test(name) && !reserved.has(name) ? name : JSON.stringify(name);
 }
+
+/** 1536 → "1.5 KiB". */
+export function bytesText(bytes: number): string {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${unit === 0 ? value : value.toFixed(value < 10 ? 2 : 1)} ${units[unit] ?? ""}`;
+}

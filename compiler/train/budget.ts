@@ -16,6 +16,7 @@ import { bindPlan, cacheLine, type BoundPlan } from "../ir/plan/bind.ts";
 import type { HostValue } from "../ir/plan/host.ts";
 import { placeBlock, weightsMemory } from "../ir/plan/memory.ts";
 import type { Plan } from "../ir/plan/types.ts";
+import { bytesText } from "../ir/text.ts";
 import { group, type FuseOptions, type Grouping } from "../fuse/groups.ts";
 import type { BuiltKernel } from "../fuse/kernels.ts";
 import { KernelTemplates } from "../fuse/templates.ts";
@@ -313,10 +314,4 @@ function tooSmall(graph: Graph, whole: Planned, least: Planned, budget: MemoryBu
       `${bytesText(least.memory.arena)} for a run, of which step ${step} of ${least.plan.steps.length} holds most: ${shown.join("; ")}`,
     peak,
   );
-}
-
-function bytesText(bytes: number): string {
-  const units = ["B", "KiB", "MiB", "GiB"];
-  const unit = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log2(Math.max(1, bytes)) / 10)));
-  return unit === 0 ? `${bytes} B` : `${(bytes / 1024 ** unit).toFixed(1)} ${units[unit] ?? ""}`;
 }

@@ -20,7 +20,8 @@ import { chooseTemplate, describeModel, hasProjector, packagedGraph, turnWith } 
 import { asInFile, quantisingOf, type QuantisingOptions } from "../quantising.ts";
 import { asksForMore, generateOptionsOf, type SamplingOptions } from "../sampling.ts";
 import { prefixOf, seedOf } from "../weights.ts";
-import { bytesText, type Terminal } from "../terminal.ts";
+import { type Terminal } from "../terminal.ts";
+import { bytesText } from "../../ir/text.ts";
 
 export interface ChatOptions extends QuantisingOptions, SamplingOptions {
   readonly prompt?: string;

@@ -10,7 +10,8 @@ import { printKernel } from "../../ir/kernel/print.ts";
 import { printPlan } from "../../ir/plan/print.ts";
 import { compileFileFor, type CompilingOptions } from "../compiling.ts";
 import { usageError } from "../errors.ts";
-import { bytesText, millisecondsText, type Terminal } from "../terminal.ts";
+import { millisecondsText, type Terminal } from "../terminal.ts";
+import { bytesText } from "../../ir/text.ts";
 
 type Level = "graph" | "kernel" | "imp" | "plan" | "wasm" | "wgsl";
 

@@ -6,7 +6,8 @@ import { listed } from "../../../runtime/weights/stored.ts";
 import { rewrite } from "../../../runtime/weights/write.ts";
 import type { PackedFormat } from "../../ir/plan/packed.ts";
 import { usageError } from "../errors.ts";
-import { bytesText, millisecondsText, type Terminal } from "../terminal.ts";
+import { millisecondsText, type Terminal } from "../terminal.ts";
+import { bytesText } from "../../ir/text.ts";
 
 export interface ConvertOptions {
   readonly out: string;

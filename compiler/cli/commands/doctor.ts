@@ -9,7 +9,8 @@ import { AdapterError } from "../../../runtime/errors.ts";
 import { hardwareThreads, machineMemory } from "../../../runtime/platform.ts";
 import { relaxedProbe } from "../../targets/wasm/capabilities.ts";
 import { CliError } from "../errors.ts";
-import { bytesText, type Terminal } from "../terminal.ts";
+import { type Terminal } from "../terminal.ts";
+import { bytesText } from "../../ir/text.ts";
 
 export interface DoctorOptions {
   readonly json: boolean;

@@ -11,7 +11,8 @@ import { isGgufArray, type GgufValue } from "../../../runtime/weights/gguf.ts";
 import { bytesOf } from "../../ir/dtype.ts";
 import { codeOf } from "../common.ts";
 import { CliError } from "../errors.ts";
-import { bytesText, tableText, type Terminal } from "../terminal.ts";
+import { tableText, type Terminal } from "../terminal.ts";
+import { bytesText } from "../../ir/text.ts";
 
 export interface InspectOptions {
   readonly json: boolean;

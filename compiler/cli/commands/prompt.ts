@@ -9,7 +9,8 @@ import type { WeightsOptions } from "../../../runtime/weights/load.ts";
 import { printAnswer, tellUntrained } from "../answering.ts";
 import { usageError } from "../errors.ts";
 import { turnWith } from "../language-model.ts";
-import { bytesText, type Terminal } from "../terminal.ts";
+import { type Terminal } from "../terminal.ts";
+import { bytesText } from "../../ir/text.ts";
 
 export interface PromptOptions {
   readonly prompt?: string;

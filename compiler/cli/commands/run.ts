@@ -27,7 +27,8 @@ import { layoutOf, type LayoutSummary } from "../layout.ts";
 import { writeFiles } from "../output.ts";
 import { profileRows, traceJson, type HostSpan } from "../profile.ts";
 import { reportText, type RunReport } from "../run-report.ts";
-import { bytesText, type Terminal } from "../terminal.ts";
+import { type Terminal } from "../terminal.ts";
+import { bytesText } from "../../ir/text.ts";
 import { prefixOf, seedOf } from "../weights.ts";
 import { answerPrompt } from "./prompt.ts";
 

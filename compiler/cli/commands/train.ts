@@ -24,7 +24,8 @@ import { trainingGraph } from "../../train/index.ts";
 import { loadChecked, type CommonOptions } from "../common.ts";
 import type { DeviceName } from "../device.ts";
 import { CliError, usageError } from "../errors.ts";
-import { bytesText, countText, millisecondsText, type Terminal } from "../terminal.ts";
+import { countText, millisecondsText, type Terminal } from "../terminal.ts";
+import { bytesText } from "../../ir/text.ts";
 import { openTrainingPlace } from "../train-device.ts";
 import { givenSizes } from "./explain.ts";
 
