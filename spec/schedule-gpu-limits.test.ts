@@ -12,6 +12,7 @@ import { batchOf, generatedCases } from "./conformance/cases.ts";
 import { difference } from "./conformance/compare.ts";
 import { seed } from "./conformance/property.ts";
 import { emulated } from "./gpu-emulator.ts";
+import { graphOf } from "./graphs-support.ts";
 
 const row: TensorType = { dtype: "f32", shape: [dim(5)] };
 
@@ -218,6 +219,15 @@ describe("parameters that are larger than a binding", () => {
       }
     },
   );
+
+  test.each(["q8_0", "q4_1"] as const)("a packed table (%s) is unpacked where it is read, however much its reader reads", (quantise) => {
+    const sizes = { width: 64, llama_layers: 2, heads: 2, kv_heads: 1, head_width: 32, ffn: 96, vocabulary: 160, context: 32, tied: true };
+    const graph = graphOf("graphs/llama.uhd", "llama", sizes);
+    const compiled = compileGraph(graph, { target: "webgpu", features: [], quantise });
+    expect(compiled.plainLoops).toEqual([]);
+    const written = compiled.plan.buffers.filter((b) => b.shape.join() === "160,64");
+    expect(written.map((b) => b.name)).toEqual([]);
+  });
 
   test("an embedding of 160 MB is bound in two parts", async () => {
     const [rows, width] = [40_000, 1024];

@@ -202,9 +202,9 @@ class Fuser {
     return this.options.limits?.buffers ?? Infinity;
   }
 
-  /** Buffers of the kernel, with a value made in it; 0 where nothing limits them. */
+  /** Buffers of the kernel, with a value made in it; 0 where nothing limits them. Packed weights are read as they are in memory. */
   private buffersWith(g: Group, extra?: ValueId): number {
-    return this.mostBuffers === Infinity ? 0 : readBy(this.values, g, extra, (node) => this.isTooLarge(node)).size + 1;
+    return this.mostBuffers === Infinity ? 0 : readBy(this.values, g, extra, (node) => unpacks(node) || this.isTooLarge(node)).size + 1;
   }
 
   /** A view through which a kernel that could not bind all it reads sees a value that several of its operands share. */

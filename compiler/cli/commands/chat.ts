@@ -60,8 +60,7 @@ export async function chat(model: string, options: ChatOptions, terminal: Termin
   const chosen = await openDevice(options.device, options.threads);
   await using device = chosen.device;
   const target = targetOf(device);
-  // Builders for packed weights are the CPU's; elsewhere they are packed only where that is asked for.
-  const packed = options.quantise === undefined && target.target !== "webgpu" ? { quantise: await asInFile(model) } : {};
+  const packed = options.quantise === undefined ? { quantise: await asInFile(model) } : {};
   const quantising = { ...quantisingOf(options), ...packed };
   const sizes = { ...config, context: String(context), ...(kind === "text" ? {} : sequences), ...assignments(options.set, "--set") };
   const compiled = compiledGraph(kind, sizes, target, quantising);
