@@ -54,16 +54,22 @@ describe("scenes", () => {
     }
   });
 
-  test("of the small sort are native pictures at most, with one question for what is written and one for its colours", () => {
+  test("of the small sort are native pictures at most, with one question for what is written, and for a few its colours", () => {
+    const counts = { texts: 0, coloured: 0 };
     for (let i = 0; i < 100; i++) {
       const { width, height, texts, questions } = makeScene("train", 1, i, "small");
       expect(width * height).toBeLessThanOrEqual(native ** 2);
-      expect(texts.length).toBeLessThanOrEqual(2);
-      const lines = [...texts].sort((a, b) => a.y - b.y);
-      expect(questions.map((q) => q.answer)).toEqual(
-        lines.length === 0 ? [] : [lines.map((t) => t.text).join(" "), lines.map((t) => t.colour).join(" ")],
-      );
+      expect(texts.length).toBeLessThanOrEqual(5);
+      const lines = [...texts].sort((a, b) => a.y - b.y || a.x - b.x);
+      const answers = [lines.map((t) => t.text).join(" "), lines.map((t) => t.colour).join(" ")];
+      expect(questions.map((q) => q.answer)).toEqual(lines.length === 0 ? [] : answers.slice(0, questions.length));
+      expect(questions.length > 0).toBe(lines.length > 0);
+      counts.texts += texts.length;
+      if (questions.length === 2) counts.coloured++;
     }
+    expect(counts.texts).toBeGreaterThan(150);
+    expect(counts.coloured).toBeGreaterThan(5);
+    expect(counts.coloured).toBeLessThan(40);
   });
 
   test("of the crowded sort have many texts, none over another", () => {

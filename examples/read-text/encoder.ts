@@ -1,6 +1,6 @@
-// Trains UHD-tiny's visual encoder on native pictures cut out of the training split's scenes: which letters and which colour
-// each patch shows (encoder.uhd). Every patch teaches something, so that minutes do what questions would take days for.
-// Asks no questions; the parameters it leaves are where the training of the whole model begins.
+// Trains UHD-tiny's visual encoder, and its resampler, on native pictures cut out of the training split's scenes: which letters
+// and which colour each patch shows (encoder.uhd). Every patch teaches something, so that minutes do what questions would take
+// days for. Asks no questions; the parameters it leaves are where the training of the whole model begins.
 
 import { readFileSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
@@ -19,6 +19,8 @@ import { colours, makeScene, native, renderScene, type Scene } from "./scene.ts"
 
 export interface EncoderOptions {
   readonly config: Readonly<Record<string, string>>;
+  /** Parameters to begin with; what it lacks is made from the seed. */
+  readonly from?: string | undefined;
   readonly seed: number;
   readonly steps: number;
   /** Scenes of a step; each gives eight pictures. */
@@ -55,15 +57,15 @@ export interface Cut {
 /** Steps between checkpoints. */
 const every = 250;
 
-/** The file with the encoder's parameters; undefined when it was told to stop before the last step. */
+/** The file with the parameters that are to be used; undefined when it was told to stop before the last step. */
 export async function trainEncoder(options: EncoderOptions): Promise<string | undefined> {
-  const { seed, scenes, steps, out } = options;
+  const { seed, scenes, steps, out, from } = options;
   const file = "examples/read-text/encoder.uhd";
   const program = loadProgram(file, { readText: (f) => readFileSync(f, "utf8"), config: options.config });
   const [problem] = program.diagnostics;
   if (problem !== undefined) throw new Error(`${file}: ${problem.message}`);
   await mkdir(out, { recursive: true });
-  await using trainer = await Trainer.create(compileTraining(program), { init: { seed }, steps, threads: options.threads });
+  await using trainer = await Trainer.create(compileTraining(program), { init: { seed }, weights: from, steps, threads: options.threads });
   const settings = { config: JSON.stringify(options.config), seed: String(seed), scenes: String(scenes), steps: String(steps) };
   const { found, damaged } = await latestCheckpoint(out);
   if (found === undefined && damaged.length > 0) throw new Error(`no checkpoint of ${out} can be used: ${damaged.join("; ")}`);
@@ -95,7 +97,8 @@ export async function trainEncoder(options: EncoderOptions): Promise<string | un
     if (result.step % every === 0) await save();
   }
   await next;
-  const encoder = new Map<string, Tensor>([...(await trainer.tensors())].filter(([name]) => name.startsWith("vision_model.")));
+  const used = (name: string): boolean => name.startsWith("vision_model.") || name.startsWith("model.");
+  const encoder = new Map<string, Tensor>([...(await trainer.tensors())].filter(([name]) => used(name)));
   const model = path.join(out, "model.safetensors");
   await writeSafetensors(model, encoder, { graph: "encode" });
   return model;

@@ -1,6 +1,6 @@
 // Makes the pictures, trains UHD-tiny and what it is compared with, and evaluates them on strings that none has seen. A model
-// learns in three stages: its visual encoder letters and colours of patches, then the whole what is written in pictures of
-// one slice, then questions about pictures of every size. What is there already is not done again, and a training that was
+// learns in four stages: its visual encoder letters and colours of patches, its resampler to keep them in its tokens, then the
+// whole what is written in pictures of one slice, then questions about pictures of every size. What is there already is not done again, and a training that was
 // stopped goes on. `node examples/read-text/train.mjs --help`.
 
 import { spawn } from "node:child_process";
@@ -8,6 +8,8 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { UhdError } from "../../runtime/errors.ts";
+import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
+import { rewrite } from "../../runtime/weights/write.ts";
 import { writeSplit, writeTokenizer } from "./dataset.ts";
 import { trainEncoder } from "./encoder.ts";
 import { evaluate, scores, type Score } from "./evaluate.ts";
@@ -25,10 +27,13 @@ const help = `Trains UHD-tiny to read text in pictures, and tells how well it do
   --models <names>   of ${Object.keys(models).join(", ")}; default all
   --seeds <list>     default 1,2,3
   --pictures <n>     of the training split; default 30000
+  --small <n>        pictures of one slice, for the third stage; default 100000
   --test <n>         pictures of the test split; default 400
-  --letters <n>      steps of the first stage, 32 pictures each: letters and colours; default 5000
-  --written <n>      steps of the second, 32 pictures each: what is written; default 10000
-  --steps <n>        steps of the third, 8 pictures each: questions; default 10000
+  --letters <n>      steps of the first stage, 32 pictures each: letters and colours of patches; default 12000
+  --tokens <n>       steps of the second, 32 pictures each: the same, of the resampler's tokens; default 9000. A model without
+                     a resampler has as many more steps of the first
+  --written <n>      steps of the third, 32 pictures each: what is written; default 8000
+  --steps <n>        steps of the fourth, 8 pictures each: questions; default 10000
   --threads <n>      default: those of the machine`;
 
 const { values } = parseArgs({
@@ -37,9 +42,11 @@ const { values } = parseArgs({
     models: { type: "string", default: Object.keys(models).join(",") },
     seeds: { type: "string", default: "1,2,3" },
     pictures: { type: "string", default: "30000" },
+    small: { type: "string", default: "100000" },
     test: { type: "string", default: "400" },
-    letters: { type: "string", default: "5000" },
-    written: { type: "string", default: "10000" },
+    letters: { type: "string", default: "12000" },
+    tokens: { type: "string", default: "9000" },
+    written: { type: "string", default: "8000" },
     steps: { type: "string", default: "10000" },
     threads: { type: "string" },
     help: { type: "boolean", default: false },
@@ -75,7 +82,7 @@ async function main(uhdc: string): Promise<void> {
         Promise.resolve(reads),
       );
       const began = performance.now();
-      const answered = await evaluate({ graph, config, model, folder: data, split: "test" });
+      const answered = await evaluate({ graph, config, model: await halved(model), folder: data, split: "test" });
       writeFileSync(path.join(out, "answers.json"), JSON.stringify(answered, null, 1));
       const found = scores(answered);
       results[`${name}, seed ${seed}`] = found;
@@ -111,30 +118,38 @@ function overSeeds(results: Readonly<Record<string, Readonly<Record<string, Scor
 
 async function makeData(folder: string): Promise<void> {
   const made = path.join(folder, "made.json");
-  const wanted = JSON.stringify({ pictures: values.pictures, test: values.test });
+  const wanted = JSON.stringify({ pictures: values.pictures, small: values.small, test: values.test });
   if (existsSync(made) && readFileSync(made, "utf8") === wanted) return;
   await writeTokenizer(path.join(folder, "tokenizer"));
   await writeSplit(folder, "train", Number(values.pictures), 1);
-  await writeSplit(folder, "train", Number(values.pictures), 1, "small");
+  await writeSplit(folder, "train", Number(values.small), 1, "small");
   await writeSplit(folder, "validation", Math.min(200, Number(values.test)), 1);
   await writeSplit(folder, "test", Number(values.test), 1);
   writeFileSync(made, wanted);
 }
 
-/** Where a training begins: one encoder for all models that have the same. */
+/** Where a training of answers begins: an encoder, and a resampler where there is one, that all models of one shape share. */
 async function encoderOf(config: Readonly<Record<string, string>>, seed: string): Promise<string> {
   const own = Object.fromEntries(Object.entries(config).filter(([name]) => name === "layers" || name.startsWith("vit_")));
-  const name = ["encoder", ...Object.values(own), seed].join("-");
+  const named = (...parts: readonly string[]): string => [...parts, ...Object.values(own), seed].join("-");
+  const [letters, tokens] = [Number(values.letters), Number(values.tokens)];
+  if (config["sliced"] === "false") return seeing(named("encoder"), own, seed, letters + tokens);
+  const encoder = await seeing(named("encoder"), own, seed, letters);
+  return seeing(named("tokens"), { ...own, compressed: "true", rate: "0.003" }, seed, tokens, encoder);
+}
+
+async function seeing(name: string, config: Readonly<Record<string, string>>, seed: string, steps: number, from?: string): Promise<string> {
   const out = path.join(values.out, name);
   const model = path.join(out, "model.safetensors");
   if (existsSync(model)) return model;
-  const [began, steps] = [performance.now(), Number(values.letters)];
+  const began = performance.now();
   let first: number | undefined;
   const sum = { letters: 0, colours: 0, loss: 0 };
   let count = 0;
   const found = await interruptible((signal) =>
     trainEncoder({
-      config: own,
+      config,
+      from,
       seed: Number(seed),
       steps,
       scenes: 4,
@@ -158,6 +173,18 @@ async function encoderOf(config: Readonly<Record<string, string>>, seed: string)
   );
   if (found === undefined) throw new Stopped(`${name} was stopped and is saved; the same command goes on with it`);
   return found;
+}
+
+/** The same parameters in f16, for use: that file is what is evaluated, and what comes with the package. */
+async function halved(model: string): Promise<string> {
+  const out = model.replace(/\.safetensors$/, "-f16.safetensors");
+  const checkpoint = await openCheckpoint([model]);
+  try {
+    await rewrite(out, checkpoint.tensors, { dtype: "f16", metadata: { format: "pt" } });
+  } finally {
+    await checkpoint.close();
+  }
+  return out;
 }
 
 /** Ctrl-C reaches what is running, which saves and ends; this program ends after it. */

@@ -95,8 +95,9 @@ function stringOf(random: RandomStream, kind: Kind, split: Split): string {
 }
 
 /**
- * What a scene is like. "small": one native picture at most, one or two texts, and all that is asked is what is written there.
- * "crowded": as many texts as fit; no good for questions, which would have several answers.
+ * What a scene is like. "small": one native picture at most with up to five texts, and all that is asked is what is written
+ * there: every letter teaches something. "crowded": as many texts as fit, in all sizes that the encoder sees when a picture is
+ * made larger or smaller for it; no good for questions, which would have several answers.
  */
 export type Sort = "plain" | "small" | "crowded";
 
@@ -115,7 +116,7 @@ export function makeScene(split: Split, seed: number, index: number, sort: Sort 
     width,
     height,
     texts,
-    questions: sort === "small" ? writtenIn(texts) : questionsOf(random, texts, width, height).slice(0, 6),
+    questions: sort === "small" ? writtenIn(random, texts) : questionsOf(random, texts, width, height).slice(0, 6),
     svg: [
       `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}">`,
       background(random, width, height, ground),
@@ -135,24 +136,29 @@ export async function renderScene(scene: Scene): Promise<Uint8Array> {
 }
 
 function place(random: RandomStream, split: Split, width: number, height: number, sort: Sort): readonly PlacedText[] {
-  const most = { plain: 4, small: 2, crowded: 0 }[sort];
+  const most = { plain: 4, small: 5, crowded: 0 }[sort];
   const wanted = sort === "crowded" ? Math.ceil((8 * width * height) / native ** 2) : 1 + random.below(most);
   const placed: (PlacedText & { readonly bottom: number })[] = [];
   for (let tries = 0; placed.length < wanted && tries < 10 * wanted + 20; tries++) {
     const kind = pick<Kind>(random, ["number", "code", "word"]);
     const text = stringOf(random, kind, split);
     const style = pick(random, styles);
-    const size = Math.round(between(random, 11, 20));
+    const size = Math.round(between(random, 12, sort === "crowded" ? 24 : 20));
     const drawn = drawText(text, style, size);
     const [roomX, roomY] = [width - drawn.width - 4, height - drawn.height - 4];
     const colour = pick(random, Object.keys(colours));
-    const [x, y] = [2 + Math.floor(between(random, 0, Math.max(0, roomX))), 2 + Math.floor(between(random, 0, Math.max(0, roomY)))];
-    const fits = roomX >= 0 && roomY >= 0;
-    const free = placed.every((p) => x > p.x + p.width + 6 || p.x > x + drawn.width + 6 || y > p.bottom + 4 || p.y > y + drawn.height + 4);
+    if (roomX < 0 || roomY < 0) continue;
     // One text of a kind and one of a string: a question has one answer, but for words, which are counted.
-    const single = sort === "crowded" || kind === "word" || placed.every((p) => p.kind !== kind);
-    if (fits && free && single && placed.every((p) => p.text !== text))
+    const single = sort !== "plain" || kind === "word" || placed.every((p) => p.kind !== kind);
+    if (!single || placed.some((p) => p.text === text)) continue;
+    const free = (x: number, y: number): boolean =>
+      placed.every((p) => x > p.x + p.width + 6 || p.x > x + drawn.width + 6 || y > p.bottom + 4 || p.y > y + drawn.height + 4);
+    for (let places = 0; places < 16; places++) {
+      const [x, y] = [2 + Math.floor(between(random, 0, roomX)), 2 + Math.floor(between(random, 0, roomY))];
+      if (!free(x, y)) continue;
       placed.push({ text, kind, colour, style, height: size, x, y, width: drawn.width, centres: drawn.centres, bottom: y + drawn.height });
+      break;
+    }
   }
   return placed.map(({ bottom: _, ...text }) => text);
 }
@@ -211,12 +217,14 @@ function questionsOf(random: RandomStream, texts: readonly PlacedText[], width: 
   return shuffled.map(({ q }) => q);
 }
 
-/** All that is there, line by line. */
-function writtenIn(texts: readonly PlacedText[]): readonly Question[] {
+/** All that is there, line by line; of a few pictures the colours too, which are soon learnt. */
+function writtenIn(random: RandomStream, texts: readonly PlacedText[]): readonly Question[] {
   const order = [...texts].sort((a, b) => a.y - b.y || a.x - b.x);
   if (order.length === 0) return [];
   return [
     { question: "what is written?", answer: order.map((t) => t.text).join(" "), about: "written", native: undefined },
-    { question: "in which colours?", answer: order.map((t) => t.colour).join(" "), about: "written", native: undefined },
+    ...(random.below(5) === 0
+      ? [{ question: "in which colours?", answer: order.map((t) => t.colour).join(" "), about: "written", native: undefined }]
+      : []),
   ];
 }
