@@ -16,6 +16,7 @@ import { bundleSize, compileTime, peakMemory } from "./cases/product.ts";
 import { webgpuCold } from "./cases/webgpu-cold.ts";
 import { trainingLayer, trainingStep } from "./cases/training.ts";
 import { webgpuLayer, webgpuMatmuls } from "./cases/webgpu.ts";
+import { webgpuTraining } from "./cases/webgpu-training.ts";
 import { installPeers, noPeersVariable } from "./peers.ts";
 import { log } from "./place.ts";
 import { failedRow, table, type Engine, type Row } from "./rows.ts";
@@ -33,6 +34,7 @@ const cases: readonly Case[] = [
   ...webgpuCold,
   trainingStep,
   trainingLayer,
+  webgpuTraining,
   compileTime,
   bundleSize,
   peakMemory,

@@ -28,9 +28,30 @@ function versionOf(name: string): string {
   return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
 }
 
+function dawn(): { readonly GPUComputePassEncoder: { readonly prototype: GPUComputePassEncoder } } {
+  return (createRequire(path.join(root, "package.json"))("webgpu") as { readonly globals: ReturnType<typeof dawn> }).globals;
+}
+
+/** Kernels that `work` launches, whoever does it. */
+export async function launches(work: () => Promise<unknown>): Promise<number> {
+  const { prototype } = dawn().GPUComputePassEncoder;
+  const { dispatchWorkgroups } = prototype;
+  let count = 0;
+  prototype.dispatchWorkgroups = function (this: GPUComputePassEncoder, ...counts): undefined {
+    count++;
+    dispatchWorkgroups.apply(this, counts);
+  };
+  try {
+    await work();
+  } finally {
+    prototype.dispatchWorkgroups = dispatchWorkgroups;
+  }
+  return count;
+}
+
 /** What `navigator.gpu` is in a browser. */
 async function likeABrowser(): Promise<void> {
-  const { globals } = createRequire(path.join(root, "package.json"))("webgpu") as { readonly globals: object };
+  const globals = dawn();
   Object.assign(globalThis, globals);
   Object.defineProperty(globalThis, "navigator", { value: { gpu: await webGpu(), userAgent: "node" }, configurable: true });
 }
@@ -70,26 +91,69 @@ export async function openTfjs({ m, k, n, x, b }: Multiply): Promise<Opened> {
   return { name: `tfjs-webgpu ${version}`, run, result: run, [Symbol.asyncDispose]: async () => matrix.dispose() };
 }
 
-interface JaxArray {
+export interface JaxArray {
   /** Another reference: operations use up the ones they are given. */
   readonly ref: JaxArray;
   reshape(shape: readonly number[]): JaxArray;
+  transpose(): JaxArray;
+  add(other: JaxArray | number): JaxArray;
+  sub(other: JaxArray | number): JaxArray;
+  mul(other: JaxArray | number): JaxArray;
+  div(other: JaxArray | number): JaxArray;
+  mean(): JaxArray;
   data(): Promise<Float32Array>;
+  dispose(): void;
 }
-interface Jax {
+export type JaxTree = Readonly<Record<string, JaxArray>>;
+export interface Jax {
   init(device: string): Promise<readonly string[]>;
   defaultDevice(device: string): void;
-  readonly numpy: { array(data: Float32Array): JaxArray; matmul(a: JaxArray, b: JaxArray): JaxArray };
+  jit<A extends readonly unknown[], R>(f: (...args: A) => R): (...args: A) => R;
+  /** Of the first argument. */
+  valueAndGrad<A extends readonly unknown[]>(f: (p: JaxTree, ...args: A) => JaxArray): (p: JaxTree, ...args: A) => [JaxArray, JaxTree];
+  readonly numpy: {
+    array(data: Float32Array | number): JaxArray;
+    matmul(a: JaxArray, b: JaxArray): JaxArray;
+    sqrt(a: JaxArray): JaxArray;
+  };
+  readonly nn: {
+    standardize(x: JaxArray, axis: number, options: { readonly epsilon: number }): JaxArray;
+    dotProductAttention(q: JaxArray, k: JaxArray, v: JaxArray): JaxArray;
+    sigmoid(x: JaxArray): JaxArray;
+  };
+  readonly tree: { ref(tree: JaxTree): JaxTree; dispose(tree: JaxTree): void };
 }
 
-export async function openJax({ m, k, n, x, b }: Multiply): Promise<Opened> {
+/** Node 20 has no iterator helpers; its einsum reads what it is given with two of them. */
+function iteratorHelpers(): void {
+  const prototype = Object.getPrototypeOf(Object.getPrototypeOf([].values())) as Record<string, unknown>;
+  const missing: Record<string, unknown> = {
+    *map(this: Iterable<unknown>, f: (x: unknown) => unknown) {
+      for (const x of this) yield f(x);
+    },
+    *filter(this: Iterable<unknown>, f: (x: unknown) => boolean) {
+      for (const x of this) if (f(x)) yield x;
+    },
+  };
+  for (const [name, value] of Object.entries(missing))
+    if (!(name in prototype)) Object.defineProperty(prototype, name, { value, configurable: true, writable: true });
+}
+
+/** The library on the adapter that Dawn gives, and its name with its version. */
+export async function openedJax(): Promise<{ readonly jax: Jax; readonly name: string }> {
   const version = versionOf("@jax-js/jax");
   await likeABrowser();
+  iteratorHelpers();
   const jax = (await import(pathToFileURL(path.join(folder, "@jax-js/jax/dist/index.js")).href)) as Jax;
   if (!(await jax.init("webgpu")).includes("webgpu")) throw new Error("its WebGPU backend does not start");
   jax.defaultDevice("webgpu");
+  return { jax, name: `jax-js ${version}` };
+}
+
+export async function openJax({ m, k, n, x, b }: Multiply): Promise<Opened> {
+  const { jax, name } = await openedJax();
   const { numpy } = jax;
   const matrix = numpy.array(b).reshape([k, n]);
   const run = async (): Promise<Float32Array> => numpy.matmul(numpy.array(x).reshape([m, k]), matrix.ref).data();
-  return { name: `jax-js ${version}`, run, result: run, [Symbol.asyncDispose]: async () => undefined };
+  return { name, run, result: run, [Symbol.asyncDispose]: async () => undefined };
 }

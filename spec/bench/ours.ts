@@ -16,6 +16,7 @@ import { root } from "./place.ts";
 import { normals } from "./random.ts";
 
 export type Config = Readonly<Record<string, string | number>>;
+type Made = Pick<PlanParam, "name" | "shape" | "init">;
 export type RandomWeights = ReadonlyMap<string, Tensor<"f32">>;
 
 export function compileBench(file: string, graph: string, config: Config = {}, options: CompileOptions = {}): Compiled {
@@ -46,11 +47,11 @@ export function variant(): "relaxed" | "plain" {
 }
 
 /** Around the value each parameter is made with, so that biases and scales count in the comparison too. */
-export function randomWeights(params: readonly PlanParam[]): RandomWeights {
+export function randomWeights(params: readonly Made[]): RandomWeights {
   return new Map(params.map((param) => [param.name, { dtype: "f32", shape: param.shape, data: randomParam(param) }]));
 }
 
-function randomParam({ name, shape, init }: PlanParam): Float32Array {
+function randomParam({ name, shape, init }: Made): Float32Array {
   const count = shape.reduce((n, d) => n * d, 1);
   if (init?.kind === "constant") return normals(name, count, 0.05, init.value);
   return normals(name, count, init?.std);
