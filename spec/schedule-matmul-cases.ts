@@ -1,5 +1,5 @@
 // Kernels of matrix products for the tests of the schedule: A [batch, M, K] (or gathered rows, or stored column by
-// column), B packed, and an epilogue. With data for them and a float64 loop that says what they compute.
+// column), B packed or as it is, and an epilogue. With data for them and a float64 loop that says what they compute.
 
 import { dim, dimAdd, dimDiv, dimEval, dimProduct, dimSymbol, type Dim } from "../compiler/ir/dim.ts";
 import type { DType } from "../compiler/ir/dtype.ts";
@@ -15,6 +15,9 @@ export interface Size {
 export const epilogues = ["none", "bias", "gelu", "residual", "scale", "relu", "column", "row", "transposed", "two", "let"] as const;
 export type Epilogue = (typeof epilogues)[number];
 
+/** What B is: in panels, [K, N], [N, K] or [K, N, 3], of which only every third number counts. */
+export const rightLayouts = ["panels", "rows", "columns", "apart"] as const;
+
 export interface Case {
   readonly batch: readonly Size[];
   readonly m: Size;
@@ -27,6 +30,8 @@ export interface Case {
   readonly out: DType;
   /** The fold multiplies b·a. */
   readonly swapped: boolean;
+  /** Panels when left out. */
+  readonly right?: (typeof rightLayouts)[number];
   /** Columns of a panel of B; 8 when left out. */
   readonly panel?: number;
   /** What B is stored as; f32 when left out. */
@@ -56,7 +61,7 @@ export function matmulKernel(c: Case, name = "product"): Made {
   const m: Axis = { name: "m", extent: sizeOf("M", c.m) };
   const n: Axis = { name: "n", extent: sizeOf("N", c.n) };
   const k = sizeOf("K", c.k);
-  const { panel = 8, weights = "f32" } = c;
+  const { panel = 8, weights = "f32", right = "panels" } = c;
   const panels = dimDiv(dimAdd(n.extent, dim(panel - 1)), dim(panel));
   const at = (places: readonly (readonly [Expr, Dim])[]): Expr =>
     places.reduce<Expr>((p, [e, extent], i) => (i === 0 ? e : x.add(x.mul(p, x.dimExpr(extent)), e)), x.i32(0));
@@ -78,14 +83,20 @@ export function matmulKernel(c: Case, name = "product"): Made {
   if (c.a === "gathered") buffer("rows", "i32", [...shape, m.extent]);
   const row = c.a === "gathered" ? load("rows", bm, "i32") : bm;
   const a = load("A", c.a === "columns" ? at([...some, [kVar, k], of(m)]) : x.add(x.mul(row, x.dimExpr(k)), kVar));
-  buffer("B", weights, [...(c.sharedB ? [] : shape), panels, k, dim(panel)]);
   const nVar = x.variable("n");
-  const inPanel: (readonly [Expr, Dim])[] = [
-    [x.div(nVar, x.i32(panel)), panels],
+  const [ofN, ofK]: readonly [readonly [Expr, Dim], readonly [Expr, Dim]] = [
+    [nVar, n.extent],
     [kVar, k],
-    [x.mod(nVar, x.i32(panel)), dim(panel)],
   ];
-  const b = load("B", at([...(c.sharedB ? [] : some), ...inPanel]));
+  const layouts: Record<typeof right, readonly (readonly [Expr, Dim])[]> = {
+    panels: [[x.div(nVar, x.i32(panel)), panels], ofK, [x.mod(nVar, x.i32(panel)), dim(panel)]],
+    rows: [ofK, ofN],
+    columns: [ofN, ofK],
+    apart: [ofK, ofN, [x.i32(1), dim(3)]],
+  };
+  const places = layouts[right];
+  buffer("B", weights, [...(c.sharedB ? [] : shape), ...places.map(([, extent]) => extent)]);
+  const b = load("B", at([...(c.sharedB ? [] : some), ...places]));
 
   const acc = x.variable("acc", "f32");
   const bias = (): Expr => {
@@ -147,7 +158,7 @@ export function matmulKernel(c: Case, name = "product"): Made {
     axes: [...batch, m, n],
     buffers,
     stages: [{ k: "let", name: "acc", type: "f32", value: x.fold("sum", "k", x.i32(0), x.dimExpr(k), product) }, ...stores],
-    schedule: [{ k: "packed", buffer: "B", panel }],
+    schedule: right === "panels" ? [{ k: "packed", buffer: "B", panel }] : [],
     pattern: { k: "matmul", batch: batch.map((p) => p.name), m: "m", n: "n", kAxis: "k", a, b },
     sources: [],
   };
@@ -185,7 +196,7 @@ export function matmulData(c: Case, made: Made, seed: number): Data {
   }
   const [n, k] = [c.n.value, c.k.value];
   const batches = c.sharedB ? 1 : product(c.batch);
-  const { panel = 8, weights = "f32" } = c;
+  const { panel = 8, weights = "f32", right = "panels" } = c;
   const half = weights === "f16";
   const columns = Float32Array.from({ length: batches * n * k }, half ? () => fromHalf(toHalf(next())) : next);
   const packed = half ? new Uint16Array(made.elements.get("B") ?? 0) : new Float32Array(made.elements.get("B") ?? 0);
@@ -194,7 +205,13 @@ export function matmulData(c: Case, made: Made, seed: number): Data {
     for (let j = 0; j < n; j++)
       for (let i = 0; i < k; i++) {
         const value = columns[(b * n + j) * k + i] ?? NaN;
-        packed[((b * panels + Math.floor(j / panel)) * k + i) * panel + (j % panel)] = half ? toHalf(value) : value;
+        const place = {
+          panels: ((b * panels + Math.floor(j / panel)) * k + i) * panel + (j % panel),
+          rows: (b * k + i) * n + j,
+          columns: (b * n + j) * k + i,
+          apart: ((b * k + i) * n + j) * 3 + 1,
+        };
+        packed[place[right]] = half ? toHalf(value) : value;
       }
   memory.B = packed;
   return { memory, columns };

@@ -21,6 +21,7 @@ import {
   matmulData,
   matmulExpected,
   matmulKernel,
+  rightLayouts,
   symbolic,
   type Case,
   type Data,
@@ -128,9 +129,11 @@ const cases: fc.Arbitrary<Case> = fc
     epilogue: fc.constantFrom(...epilogues),
     out: fc.constantFrom("f32", "f32", "f16", "bf16"),
     swapped: fc.boolean(),
+    right: fc.constantFrom(...rightLayouts),
   })
-  // Columns lie a size of the run apart when M is symbolic: the builder declines those.
-  .map((c) => (c.a === "columns" ? { ...c, m: constant(c.m.value) } : c));
+  // What lies a size of the run apart when M, N or K is symbolic: the builder declines those.
+  .map((c) => (c.a === "columns" ? { ...c, m: constant(c.m.value) } : c))
+  .map((c) => (c.right === "columns" ? { ...c, k: constant(c.k.value) } : c.right === "panels" ? c : { ...c, n: constant(c.n.value) }));
 
 const plainCase: Case = {
   batch: [],
@@ -161,6 +164,14 @@ describe("the matrix-multiply builder", () => {
     await check({ ...plainCase, m: symbolic(250), n: constant(17), k, epilogue: "bias" }, 2, false);
   });
 
+  test.each(["rows", "columns", "apart"] as const)("agrees over several blocks of rows, the right operand in %s", async (right) => {
+    for (const m of [383, 385, 800]) await check({ ...plainCase, right, m: symbolic(m) }, m);
+    await check({ ...plainCase, right, m: constant(97), n: constant(21), k: constant(27) }, 1);
+    // Rows that lie far apart, and columns that do.
+    await check({ ...plainCase, right, m: symbolic(13), n: constant(1040), k: constant(9) }, 2);
+    await check({ ...plainCase, right, m: symbolic(13), n: constant(9), k: constant(1039) }, 3);
+  });
+
   test("gives NaN and infinity where arithmetic does, and keeps them in their row", () => {
     const c: Case = { ...plainCase, m: symbolic(7), epilogue: "bias" };
     const made = matmulKernel(c);
@@ -188,6 +199,8 @@ describe("the matrix-multiply builder", () => {
   test("declines what it cannot address", () => {
     const made = matmulKernel(plainCase);
     expect(lowerMatmul({ ...made.kernel, schedule: [] }, plainWasm)).toBeUndefined();
+    for (const right of ["rows", "columns"] as const)
+      expect(lowerMatmul(matmulKernel({ ...plainCase, right, n: symbolic(16), k: symbolic(24) }).kernel, plainWasm)).toBeUndefined();
     expect(lowerMatmul(made.kernel, scalarCapabilities)).toBeUndefined();
     const narrow = made.kernel.buffers.map((b) => (b.name === "A" ? { ...b, dtype: "f16" as const } : b));
     expect(lowerMatmul({ ...made.kernel, buffers: narrow }, plainWasm)).toBeUndefined();

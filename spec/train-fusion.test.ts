@@ -57,10 +57,8 @@ test.each([8, 24, 512, 20, 520])("gradients of a product by %i columns are what 
   const graph = backward(columns);
   const compiled = compileGraph(graph);
   expect(compiled.plainLoops).toEqual([]);
-  // Where a panel would be cut, or rows lie far apart, the operands are packed.
-  expect(compiled.plan.steps.filter((s) => s.k === "dispatch" && s.kernel.startsWith("pack")).length).toBe(
-    columns % 8 === 0 && columns <= 512 ? 0 : 2,
-  );
+  // Also where a panel would be cut, or rows lie far apart: the products copy what they need of it.
+  expect(compiled.plan.steps.filter((s) => s.k === "dispatch").length).toBe(2);
   const w = floats(13 * columns, 1);
   await using session = await Session.create(compiled, { threads: 1 });
   await session.writeState("w", { dtype: "f32", shape: [13, columns], data: w });

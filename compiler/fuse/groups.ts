@@ -2,7 +2,7 @@
 // graph from the outputs to the inputs, so every reader is decided before what it reads; legality.ts says whether a
 // value may join a kernel, and if not, why. What is here decides; kernels.ts builds.
 
-import { dim, dimBounds, dimConstant, type DimSymbol } from "../ir/dim.ts";
+import { dimBounds, type DimSymbol } from "../ir/dim.ts";
 import { bytesOf } from "../ir/dtype.ts";
 import type { Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
 import { locText } from "../ir/loc.ts";
@@ -12,7 +12,7 @@ import { parametric } from "../passes/parametric.ts";
 import { bufferOf, inPlaceWrites, isSplat, nodeOf, type Values } from "./expand.ts";
 import { joinSiblings, updateInPlace } from "./siblings.ts";
 import { productParts } from "./patterns.ts";
-import { contractionFold, emptyGroup, hasFold, isRows, mayJoin, readBy, rowsWith, type Group } from "./legality.ts";
+import { contractionFold, emptyGroup, hasFold, isRegular, mayJoin, readBy, rowsWith, type Group } from "./legality.ts";
 
 export interface FuseOptions {
   /** False: a kernel for each operation. */
@@ -47,9 +47,6 @@ export interface Grouping {
 
 /** How a value is made, as far as fusion cares. */
 type Class = "source" | "free" | "scalar" | "reduction" | "heavy" | "contraction" | "attention";
-
-/** Columns of an operand that is read as it lies: its rows are two kilobytes apart at most. */
-const mostColumns = 512;
 
 interface Use {
   readonly by: OpNode;
@@ -263,7 +260,7 @@ class Fuser {
     // What is packed stays as it is in memory; the kernel unpacks it.
     const right = this.values.nodes.get(node.operands[1] ?? -1);
     if (right?.kind === "op" && unpacks(right) && !this.ends.has(right.id)) return;
-    if (this.liesInRows(g, node)) {
+    if (!g.attention && this.liesRegularly(node)) {
       g.direct = true;
       return;
     }
@@ -271,24 +268,22 @@ class Fuser {
   }
 
   // Note [Read as it lies]
-  //   x·W for gradients and gᵀ·x for those of W have a right operand whose columns lie side by side in memory: eight of them
-  //   are what a panel would hold. Packing it is one more kernel and one more copy, worth it where the rows lie a page apart
-  //   (each step of the sum then needs an address of its own) and where it is done once, when parameters are loaded.
+  //   Packing a right operand that is made in every run is one more kernel and one more copy in memory. On CPUs the product
+  //   reads such an operand where it is, eight columns at a time; where those do not lie side by side it copies them to scratch
+  //   (schedule/product.ts). Packing is worth it where it is done once, when parameters are loaded.
 
-  /** May the product read its right operand as it lies? On CPUs, where a tile takes eight columns. */
-  private liesInRows(g: Group, node: OpNode): boolean {
+  /** May the product read its right operand as it lies? */
+  private liesRegularly(node: OpNode): boolean {
     const [, right] = node.operands;
-    const columns = dimConstant(node.type.shape.at(-1) ?? dim(1)) ?? 0;
-    if (right === undefined || this.options.limits !== undefined || this.fixed.has(right) || g.attention) return false;
-    if (columns % this.options.panel !== 0 || columns > mostColumns || node.type.shape.length !== 2) return false;
-    if (nodeOf(this.values, right).type.dtype !== "f32") return false;
+    if (right === undefined || this.options.limits !== undefined || this.fixed.has(right)) return false;
+    if (node.type.shape.length !== 2 || nodeOf(this.values, right).type.dtype !== "f32") return false;
     const inlined = new Set<ValueId>();
     for (let at = nodeOf(this.values, right); at.kind === "op" && isView(at) && !this.ends.has(at.id);) {
       inlined.add(at.id);
       at = nodeOf(this.values, at.operands[0] ?? -1);
     }
     const parts = productParts(contractionFold(this.values, emptyGroup(node.id, { contraction: node.id, inlined })));
-    return parts !== undefined && isRows(parts, node.type.shape);
+    return parts !== undefined && isRegular(parts, node.type.shape);
   }
 
   private write(node: OpNode, uses: readonly Use[], reason: string): void {

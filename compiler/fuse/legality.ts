@@ -111,7 +111,7 @@ function operandOf(values: Values, g: Group, node: OpNode): string | undefined {
   if (opOf(node.op).view === undefined && opOf(node.op).kind !== "indexing") return reason;
   if (!g.attention) {
     const parts = contractionParts(contractionFold(values, g, node.id));
-    return parts === undefined || (g.direct && !isRows(parts, nodeOf(values, g.contraction ?? g.root).type.shape)) ? reason : undefined;
+    return parts === undefined || (g.direct && !isRegular(parts, nodeOf(values, g.contraction ?? g.root).type.shape)) ? reason : undefined;
   }
   // The operand of attention that the node is part of, at a position of its own.
   const root = nodeOf(values, g.root);
@@ -132,11 +132,10 @@ function operandOf(values: Values, g: Group, node: OpNode): string | undefined {
   return undefined;
 }
 
-/** Is the right operand of a product in memory in rows, one for each term of the sum, in which columns lie side by side? */
-export function isRows({ b, fold }: Pick<ContractionParts, "b" | "fold">, shape: readonly Dim[]): boolean {
+/** Can a product read its right operand where it lies: are the places of terms, and of columns, equally far apart? */
+export function isRegular({ b, fold }: Pick<ContractionParts, "b" | "fold">, shape: readonly Dim[]): boolean {
   const reads = new Reads();
-  const step = b.k === "load" ? strideOf(b.index, fold.axis, reads) : undefined;
-  return b.k === "load" && step !== undefined && strideOf(b.index, axisName(shape.length - 1), reads) === 1;
+  return b.k === "load" && [fold.axis, axisName(shape.length - 1)].every((axis) => strideOf(b.index, axis, reads) !== undefined);
 }
 
 /** The sum of products of the group's matrix multiply, alone. */

@@ -1,6 +1,6 @@
-// Matrix products whose second operand is packed in panels of eight columns, or lies in rows: register tiles over full K, and what
-// was fused behind the product as an epilogue. Declines (undefined) what it cannot address; the generic loops are
-// right for everything. Does not choose which operand is packed, and does not pack it.
+// Matrix products whose second operand is packed in panels of eight columns, or is any matrix: register tiles over full K, and
+// what was fused behind the product as an epilogue. Declines (undefined) what it cannot address; the generic loops are
+// right for everything. Does not choose which operand is packed in memory.
 //
 // Note [Units of a matrix product]. A unit is one panel of eight columns for one block of about 96 rows: 20-150 µs, so
 // that threads share the work evenly and new, faster code is picked up soon. Within a group of blocks the panel is
@@ -10,6 +10,10 @@
 //   577×1024×4096:  panels inside each block of rows 43, 50;  groups of 2 to 16 MiB 44, 50-53
 //   4046×1024×3072: panels inside each block of rows 43, 50;  groups of 2, 4, 8, 16 MiB 42, 42, 39, 31 and 53, 53, 47, 36
 // Blocks are the same in every variant, so a plan's units do not depend on which one a device takes.
+//
+// Note [Panels in scratch]. Where columns do not lie side by side, or rows far apart, a unit first copies its panel to scratch:
+// what a kernel that packs the whole operand would do, without the kernel and without its memory. Blocks of rows are four
+// times as high then, since each copies the panel again: two moves of four elements beside 384·8 products of one.
 //
 // Note [Sums through memory]. The tile leaves its sums in scratch and the epilogue is a loop over rows. That costs 24
 // vector moves a tile, nothing beside K steps; it ends the accumulators' lives right behind the loop over k, keeps an
@@ -24,11 +28,15 @@ import type { Capabilities } from "./capabilities.ts";
 import { Block, Emitter } from "./emit.ts";
 import { epilogue } from "./epilogue.ts";
 import { finish, unitName } from "./finish.ts";
+import { copyColumns } from "./panel.ts";
 import { productOf, type Load, type Product } from "./product.ts";
+import { Statements } from "./statements.ts";
 import { tile, tileColumns } from "./tile.ts";
 
 /** Most rows of a block, a multiple of every variant's tile. See Note [Units of a matrix product]. */
 const blockRows = 96;
+/** The same where a unit copies its panel. See Note [Panels in scratch]. */
+const copiedBlockRows = 384;
 /** Every variant's tile divides it. */
 const rowsStep = 12;
 /** Most elements of A in a group of blocks. */
@@ -50,20 +58,27 @@ class Builder {
   private readonly rows: number;
   /** Scratch for the sums of a tile, row by row. */
   private readonly sums: string;
+  private readonly blockRows: number;
 
   constructor(kernel: Kernel, product: Product, capabilities: Capabilities, emitter: Emitter) {
     this.kernel = kernel;
     this.p = product;
     this.emitter = emitter;
-    this.sums = kernel.buffers.reduce((name, b) => (b.name.startsWith(name) ? `${b.name}_sums` : name), "sums");
+    this.sums = this.scratchName("sums");
+    this.blockRows = product.copied === undefined ? blockRows : copiedBlockRows;
     const fixed = dimConstant(product.m.extent);
     this.rows = fixed === undefined ? capabilities.matmulRows : Math.max(1, Math.min(fixed, capabilities.matmulRows));
+  }
+
+  /** A name that no buffer has. */
+  private scratchName(hint: string): string {
+    return this.kernel.buffers.reduce((name, b) => (b.name.startsWith(name) ? `${b.name}_${hint}` : name), hint);
   }
 
   build(): ImpFunction {
     const { emitter, p, rows } = this;
     const root = new Block();
-    const blocks = dimDiv(dimAdd(p.m.extent, dim(blockRows - 1)), dim(blockRows));
+    const blocks = dimDiv(dimAdd(p.m.extent, dim(this.blockRows - 1)), dim(this.blockRows));
     const panels = dimDiv(dimAdd(p.n.extent, dim(tileColumns - 1)), dim(tileColumns));
     const places = this.places(root, [...p.batch.map((x) => x.extent), dimMul(blocks, panels)]);
     for (const [i, x] of p.batch.entries()) root.remember(this.variable(x.name), false, places[i] ?? int(0));
@@ -75,21 +90,51 @@ class Builder {
     const from = emitter.name(root, "from", mul(block, height));
     const to = emitter.name(root, "to", binary("min", m, add(from, height)));
     const column = emitter.name(root, "column", mul(panel, int(tileColumns)));
-    const b = emitter.name(root, "b", this.position(root, p.b, [[p.n.name, column]]));
+    const b = p.copied === undefined ? this.position(root, p.b, [[p.n.name, column]]) : this.copyPanel(root, p.copied, column, count);
+    const pointer = emitter.name(root, "b", b);
 
     const inside = new Block(root);
     const row: ImpExpr = { k: "var", name: emitter.fresh("m"), type: "i32" };
     // The last tile of a matrix ends with its last row; rows it has in common with the tile before are not stored again.
     const start = emitter.name(inside, "start", binary("max", int(0), binary("min", row, sub(m, int(rows)))));
-    inside.statements.push(...this.sumsOf(start, m, b, count, root));
+    inside.statements.push(...this.sumsOf(start, m, pointer, count, root));
     const end = emitter.name(inside, "end", binary("min", to, add(row, int(rows))));
     const all = { m: p.m, n: p.n, sum: p.sum, scratch: this.sums, width: tileColumns };
     for (const s of p.stores) epilogue(emitter, all, s, inside, { start, from: row, to: end, column });
     root.statements.push(loop(row.name, from, to, rows, inside.statements));
 
     const units = [...p.batch.map((x) => x.extent), blocks, panels].reduce(dimMul, dim(1));
-    const scratch = [{ name: this.sums, dtype: "f32", size: dim(rows * tileColumns), space: "private" }] as const;
+    const scratch: ImpFunction["scratch"] = [
+      { name: this.sums, dtype: "f32", size: dim(rows * tileColumns), space: "private" },
+      ...(p.copied === undefined
+        ? []
+        : [
+            {
+              name: this.scratchName("panel"),
+              dtype: "f32" as const,
+              size: dimMul(p.copied.depth, dim(tileColumns)),
+              space: "private" as const,
+            },
+          ]),
+    ];
     return finish(this.kernel, emitter, units, root.statements, scratch);
+  }
+
+  /** See Note [Panels in scratch]. Where the panel begins. */
+  private copyPanel(root: Block, { columnStep }: NonNullable<Product["copied"]>, column: ImpExpr, count: ImpExpr): ImpExpr {
+    const { emitter, p } = this;
+    const panel = this.scratchName("panel");
+    const n = emitter.size(p.n.extent);
+    const pointer = (c: number): ImpExpr => {
+      const own = binary("min", add(column, int(c)), sub(n, int(1)));
+      return this.position(root, p.b, [[p.n.name, emitter.name(root, "n", own)]]);
+    };
+    const whole = (constantOf(n) ?? 1) % tileColumns === 0;
+    const columns = columnStep === 1 && whole ? [pointer(0)] : Array.from({ length: tileColumns }, (_, c) => pointer(c));
+    const out = new Statements((hint) => emitter.fresh(hint));
+    copyColumns(out, { columns, step: p.bStep, count, panel });
+    root.statements.push(...out.list);
+    return at(panel, int(0));
   }
 
   private variable(name: string): Expr {
@@ -113,7 +158,7 @@ class Builder {
   private grouped(root: Block, at: ImpExpr, blocks: ImpExpr, panels: ImpExpr, count: ImpExpr): readonly [ImpExpr, ImpExpr] {
     const name = (hint: string, value: ImpExpr): ImpExpr => this.emitter.name(root, hint, value);
     const elements = constantOf(count);
-    const most = Math.floor(groupElements / blockRows);
+    const most = Math.floor(groupElements / this.blockRows);
     const size =
       elements === undefined
         ? name("size", binary("max", int(1), binary("div", int(most), count)))
@@ -172,7 +217,7 @@ class Builder {
       rowStride: p.rowStride ?? 0,
       aStep: p.aStep,
       b,
-      bStep: int(p.bStep),
+      bStep: int(p.copied === undefined ? p.bStep : tileColumns),
       count,
       unroll,
     });

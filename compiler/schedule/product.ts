@@ -1,13 +1,17 @@
 // Matrix products as builders see them: the operands' places, how many terms there are, and what is stored. One
 // recognition for all targets. Writes no code.
 
-import { dimConstant } from "../ir/dim.ts";
+import { dimConstant, type Dim } from "../ir/dim.ts";
+import { sizeOf } from "../ir/kernel/simplify.ts";
 import { scalarTypeOf, type Axis, type Expr, type Kernel } from "../ir/kernel/types.ts";
 import type { Emitter } from "./emit.ts";
 import { storesOf, sumExpression, type Store } from "./epilogue.ts";
 import { coefficient } from "./merge.ts";
 
 export type Load = Extract<Expr, { k: "load" }>;
+
+/** Elements between the rows of a right operand that is read where it lies: two kilobytes at most, so that few are on a page. */
+const mostStep = 512;
 
 /** A kernel that this builder can do. Expressions are interned. */
 export interface Product {
@@ -19,8 +23,10 @@ export interface Product {
   readonly count: Expr;
   readonly a: Load;
   readonly b: Load;
-  /** Elements of B from one k to the next: a panel's columns, or all of a matrix that is read as it lies. */
+  /** Elements of B from one k to the next. */
   readonly bStep: number;
+  /** There where columns of B do not lie side by side in eights, or rows far apart: elements from one column to the next. */
+  readonly copied?: { readonly columnStep: number; readonly depth: Dim };
   /** Elements of A from one k to the next. */
   readonly aStep: number;
   /** Elements of A from one row to the next; undefined when rows lie anywhere. */
@@ -31,15 +37,15 @@ export interface Product {
 }
 
 /**
- * The product that `kernel` is, its right operand in panels of `panel` columns or, where `rows` allows it, in rows; undefined
- * where it is none or cannot be addressed.
+ * The product that `kernel` is, its right operand in panels of `panel` columns or, where `unpacked` allows it, as any matrix;
+ * undefined where it is none or cannot be addressed.
  */
-export function productOf(kernel: Kernel, panel: number, emitter: Emitter, rows = false): Product | undefined {
+export function productOf(kernel: Kernel, panel: number, emitter: Emitter, unpacked = false): Product | undefined {
   const { pattern, schedule, stages, buffers } = kernel;
   if (pattern?.k !== "matmul") return undefined;
   const packed = schedule.some((s) => s.k === "packed" && s.buffer === pattern.b.buffer && s.panel === panel);
   const [first, ...rest] = stages;
-  if (!(packed || rows) || first?.k !== "let" || first.value.k !== "fold" || constantIndex(first.value.from) !== 0) return undefined;
+  if (!(packed || unpacked) || first?.k !== "let" || first.value.k !== "fold" || constantIndex(first.value.from) !== 0) return undefined;
   const dtype = (name: string): string | undefined => buffers.find((b) => b.name === name)?.dtype;
   const bType = buffers.find((b) => b.name === pattern.b.buffer)?.dtype;
   if (dtype(pattern.a.buffer) !== "f32" || bType === undefined || scalarTypeOf(bType) !== "f32") return undefined;
@@ -59,9 +65,13 @@ export function productOf(kernel: Kernel, panel: number, emitter: Emitter, rows 
   const aStep = stride(a.index, pattern.kAxis);
   const bStep = stride(b.index, pattern.kAxis);
   if (aStep === undefined || bStep === undefined) return undefined;
+  if (packed && bStep !== panel) return undefined;
+  const columnStep = stride(b.index, n.name);
+  const depth = sizeOf(count);
   // The tile reads whole vectors of columns: none of them may lie behind the matrix.
-  const inRows = stride(b.index, n.name) === 1 && (dimConstant(n.extent) ?? 1) % panel === 0 && bType === "f32";
-  if (packed ? bStep !== panel : !inRows) return undefined;
+  const inRows = columnStep === 1 && (dimConstant(n.extent) ?? 1) % panel === 0 && bStep <= mostStep;
+  if (!packed && (bType !== "f32" || columnStep === undefined || depth === undefined)) return undefined;
+  const copied = packed || inRows || columnStep === undefined || depth === undefined ? undefined : { columnStep, depth };
 
   const sum = sumExpression(first.name, m.name, n.name);
   const stores = storesOf(rest, first.name, sum);
@@ -77,6 +87,7 @@ export function productOf(kernel: Kernel, panel: number, emitter: Emitter, rows 
     b,
     aStep,
     bStep,
+    ...(copied === undefined ? {} : { copied }),
     rowStride: stride(a.index, m.name),
     sum: emitter.interner.intern(sum),
     stores: interned,

@@ -2,10 +2,11 @@
 // time: the same byte of each of four words is four elements of a column, and four columns of these are turned into four
 // elements of all four columns. The numbers are exactly those of op `unpack`.
 
-import { add, advance, at, binary, fma, int, load, loadSplat, mul, shuffle, store, vector } from "../ir/imp/build.ts";
+import { add, advance, at, binary, fma, int, load, loadSplat, mul, store, vector } from "../ir/imp/build.ts";
 import type { ImpExpr } from "../ir/imp/types.ts";
 import type { Pattern } from "../ir/kernel/types.ts";
 import { blockElements } from "../ir/plan/packed.ts";
+import { four, transposed } from "./panel.ts";
 import type { Statements } from "./statements.ts";
 import { tileColumns } from "./tile.ts";
 
@@ -18,10 +19,6 @@ interface Panel {
   /** Scratch for the panel. */
   readonly panel: string;
 }
-
-type Four<T> = readonly [T, T, T, T];
-
-const four = <T>(make: (i: number) => T): Four<T> => [make(0), make(1), make(2), make(3)];
 
 export function unpackPanel(out: Statements, { pattern, depth, first, n, panel }: Panel): void {
   const { bits } = pattern;
@@ -64,12 +61,4 @@ export function unpackPanel(out: Statements, { pattern, depth, first, n, panel }
       block.set(into, advance(into, int(blockElements * tileColumns)));
     });
   });
-}
-
-/** Lane j of vector i becomes lane i of vector j. */
-function transposed(out: Statements, [a, b, c, d]: Four<ImpExpr>): Four<ImpExpr> {
-  const pair = (x: ImpExpr, y: ImpExpr, lanes: Four<number>): ImpExpr => out.keep("t", shuffle(x, y, lanes));
-  const [ab, cd] = [pair(a, b, [0, 4, 1, 5]), pair(c, d, [0, 4, 1, 5])];
-  const [ab2, cd2] = [pair(a, b, [2, 6, 3, 7]), pair(c, d, [2, 6, 3, 7])];
-  return [shuffle(ab, cd, [0, 1, 4, 5]), shuffle(ab, cd, [2, 3, 6, 7]), shuffle(ab2, cd2, [0, 1, 4, 5]), shuffle(ab2, cd2, [2, 3, 6, 7])];
 }
