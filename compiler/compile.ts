@@ -31,6 +31,7 @@ import { PassError, runPasses } from "./passes/pipeline.ts";
 import type { BindingLimits } from "./passes/limits.ts";
 import type { Quantise, Unquantised } from "./passes/quantise.ts";
 import { cpuPanel, gpuPanel, type Capabilities } from "./schedule/capabilities.ts";
+import { splitAttention, type SplitAttention } from "./schedule/attention-split.ts";
 import { lower, type Lowered } from "./schedule/lower.ts";
 import { withRoundedRows } from "./schedule/quantised.ts";
 import { typeRule } from "../ops/index.ts";
@@ -119,7 +120,7 @@ export function compileGraph(source: Graph, options: CompileOptions | WebGpuOpti
 }
 
 function wasm(source: Graph, options: CompileOptions): Compiled {
-  const { common, functions } = compiled(source, options, [plainWasm, relaxedWasm], { panel: cpuPanel });
+  const { common, functions } = compiled(source, options, [plainWasm, relaxedWasm], { panel: cpuPanel, splits: true });
   const [plain = [], relaxed = []] = functions;
   return {
     ...common,
@@ -170,6 +171,8 @@ interface Layouts {
   /** Columns of a panel of a packed operand. */
   readonly panel: number;
   readonly limits?: BindingLimits;
+  /** Attention of few queries over many keys is two kernels: see Note [Attention in parts] in schedule/attention-split.ts. */
+  readonly splits?: boolean;
 }
 
 interface Made {
@@ -179,7 +182,7 @@ interface Made {
 }
 
 /** Everything up to the functions, one for each variant of a target's capabilities; and the plan, which variants share. */
-function compiled(source: Graph, options: CommonOptions, variants: readonly Capabilities[], { panel, limits }: Layouts): Made {
+function compiled(source: Graph, options: CommonOptions, variants: readonly Capabilities[], { panel, limits, splits }: Layouts): Made {
   const fuse = options.fuse !== false;
   const unquantised: Unquantised[] = [];
   const passed = runPasses(source, {
@@ -199,7 +202,16 @@ function compiled(source: Graph, options: CommonOptions, variants: readonly Capa
   const packed = new Set(grouping.groups.flatMap((g) => (g.packs === undefined ? [] : [g.packs])));
   const templates = new KernelTemplates(grouping.values, packed);
   const built = grouping.groups.map((g) => templates.build(g));
-  const { kernels: exact, nameOf } = unique(built);
+  const { kernels: whole, nameOf } = unique(built);
+  const bounds = new Map(graph.symbols.map((s) => [s.name, s]));
+  const split = new Map<string, SplitAttention>();
+  const exact = whole.flatMap((k) => {
+    const made = splits === true ? splitAttention(k, bounds) : undefined;
+    // Loops take what no builder does, and they need no parts.
+    if (made === undefined || !variants.every((capabilities) => lower(made.parts, capabilities).built)) return [k];
+    split.set(k.name, made);
+    return [made.parts, made.join];
+  });
   const kernels = options.activations === "f32" ? exact : exact.map(withRoundedRows);
   for (const k of kernels) sound("fuse", k.name, verifyKernel(k));
   options.dump?.("fuse", () => kernels.map((k) => printKernel(k)).join("\n\n"));
@@ -210,13 +222,24 @@ function compiled(source: Graph, options: CommonOptions, variants: readonly Capa
   for (const l of lowered) sameInterface(l.map(({ fn }) => fn));
   options.dump?.("lower", () => (functions[0] ?? []).map((fn) => printImp(fn)).join("\n\n"));
   const byName = new Map(lowered.map((l): readonly [string, Omit<Dispatch, "built">] => dispatchOf(l.map(({ fn }) => fn))));
-  const dispatches = built.map((b): Dispatch => {
-    const made = byName.get(nameOf.get(b) ?? "");
-    if (made === undefined) throw new PassError(`pass lower made no function for a kernel of ${graph.name}`);
-    return { built: b, ...made };
+  const made = (name: string): Omit<Dispatch, "built"> => {
+    const found = byName.get(name);
+    if (found === undefined) throw new PassError(`pass lower made no function for a kernel of ${graph.name}`);
+    return found;
+  };
+  const dispatches = built.flatMap((b): readonly Dispatch[] => {
+    const name = nameOf.get(b) ?? "";
+    const parts = split.get(name);
+    if (parts === undefined) return [{ built: b, ...made(name) }];
+    return [
+      { built: b, ...made(name), split: { ...parts, of: "parts" } },
+      { built: b, ...made(parts.join.name), split: { ...parts, of: "join" } },
+    ];
   });
   const wantsBuilder = new Set(
-    dispatches.flatMap(({ built: { group: g }, fn }) => (g.contraction !== undefined || g.attention ? [fn.name] : [])),
+    dispatches.flatMap(({ built: { group: g }, fn, split }) =>
+      (g.contraction !== undefined || g.attention) && split?.of !== "join" ? [fn.name] : [],
+    ),
   );
   const plan = makePlan(graph, grouping, attentionPairs(graph), dispatches);
   sound("plan", plan.name, verifyPlan(plan, new Map(kernels.map((k) => [k.name, k.buffers.map((b) => b.access)]))));

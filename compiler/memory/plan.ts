@@ -13,6 +13,8 @@ import { bufferOf, isSplat, nodeOf } from "../fuse/expand.ts";
 import type { Declined, Grouping } from "../fuse/groups.ts";
 import { packedType, type BuiltKernel, type Operand } from "../fuse/kernels.ts";
 import { kernelBytes, kernelFlops, type Pairs } from "../fuse/work.ts";
+import type { Kernel } from "../ir/kernel/types.ts";
+import { joinBytes, joinFlops, type SplitAttention } from "../schedule/attention-split.ts";
 import { limitsOf } from "./limits.ts";
 
 export interface Dispatch {
@@ -21,7 +23,12 @@ export interface Dispatch {
   readonly fn: Pick<ImpFunction, "name" | "dims" | "units">;
   /** Bytes of private memory a thread needs; the most that any variant of the function does. */
   readonly scratch: Dim;
+  /** Which of the two kernels of an attention in parts it is; the first one's step is followed by the second's. */
+  readonly split?: SplitAttention & { readonly of: "parts" | "join" };
 }
+
+/** What the dispatch runs, in place of the group's kernel where that is split. */
+const kernelOf = ({ built, split }: Dispatch): Kernel => (split === undefined ? built.kernel : split[split.of]);
 
 export function makePlan(graph: Graph, grouping: Grouping, pairs: Pairs, dispatches: readonly Dispatch[]): Plan {
   return new Planner(graph, grouping, pairs).plan(dispatches);
@@ -122,24 +129,44 @@ class Planner {
     return this.grouping.fixed.has(value);
   }
 
-  private dispatch({ built, fn }: Dispatch, steps: readonly Step[] | undefined): Step {
+  private dispatch(dispatch: Dispatch, steps: readonly Step[] | undefined): Step {
+    const { built, fn, split } = dispatch;
     this.writtenOf.set(fn.name, built.group.roots.length);
     const at = steps?.length;
-    const buffers = built.operands.map((o) => this.bufferFor(o));
+    const buffers = this.buffersOf(dispatch);
     if (at !== undefined) for (const b of buffers) this.touch(b, at);
-    const unfused = steps === undefined ? undefined : this.unfused(built, steps);
+    const joins = split?.of === "join";
+    const unfused = steps === undefined || joins ? undefined : this.unfused(built, steps);
     return {
       k: "dispatch",
       kernel: fn.name,
       buffers,
       dims: fn.dims,
-      extents: built.kernel.axes.map((a) => a.extent.text),
+      extents: kernelOf(dispatch).axes.map((a) => a.extent.text),
       sources: built.kernel.sources.map(chainText),
-      flops: kernelFlops(this.grouping.values, this.pairs, built).text,
-      bytes: kernelBytes(this.grouping.values, built).text,
+      flops: (joins ? joinFlops(split) : kernelFlops(this.grouping.values, this.pairs, built)).text,
+      bytes: (joins ? joinBytes(split) : kernelBytes(this.grouping.values, built)).text,
       ...(unfused === undefined ? {} : { unfused }),
       stage: stageOf(built.kernel.sources, this.graph.name),
     };
+  }
+
+  /** In the order of the kernel's. What the parts of an attention found is handed on in a buffer of its own. */
+  private buffersOf({ built, split }: Dispatch): readonly BufferId[] {
+    const buffers = built.operands.map((o) => this.bufferFor(o));
+    if (split === undefined) return buffers;
+    const key = `s${built.group.root}`;
+    const { dtype, shape } = split.between;
+    const between =
+      this.ids.get(key) ??
+      this.add(
+        `parts.${built.group.root}`,
+        dtype,
+        shape,
+        this.isFixed(built.group.root) ? { k: "persistent" } : { k: "arena", first: -1, last: -1 },
+      );
+    this.ids.set(key, between);
+    return split.of === "parts" ? [...buffers.slice(0, -1), between] : [between, ...buffers.slice(-1)];
   }
 
   /** Why this step is not one with the step before it. */
@@ -261,12 +288,13 @@ class Planner {
 
 function planKernels(dispatches: readonly Dispatch[]): readonly PlanKernel[] {
   const kernels = new Map<string, PlanKernel>();
-  for (const { built, fn, scratch } of dispatches) {
+  for (const dispatch of dispatches) {
+    const { built, fn, scratch } = dispatch;
     if (kernels.has(fn.name)) continue;
     kernels.set(fn.name, {
       name: fn.name,
       dims: fn.dims,
-      bufferCount: built.kernel.buffers.length,
+      bufferCount: kernelOf(dispatch).buffers.length,
       ...(built.group.roots.length === 1 ? {} : { written: built.group.roots.length }),
       scratch: scratch.text,
       units: fn.units.text,

@@ -8,14 +8,17 @@
 // that there are fewer units to share out. Rows of values are read whole, four at a time, with the sums in memory (the
 // first-level cache): keeping sums in variables would walk over all rows once for each line of them.
 
-import { add, advance, assign, at, binary, fma, int, load, loadSplat, mul, shuffle, splat, sub, vector } from "../ir/imp/build.ts";
+import { add, advance, assign, at, binary, fma, int, load, loadSplat, lt, mul, shuffle, splat, sub, vector } from "../ir/imp/build.ts";
 import type { ImpExpr } from "../ir/imp/types.ts";
 import {
   beginRow,
+  branch,
   column,
   each,
+  emptyRow,
   endRow,
   keyBlock,
+  keyRuns,
   put,
   scoreStride,
   scratch,
@@ -24,25 +27,63 @@ import {
   softmaxRow,
   stepping,
   type Attention,
+  type KeyRuns,
 } from "./attention-parts.ts";
 import { nameOf, type Block } from "./emit.ts";
 
+/** `count` keys from `s` on at a time, of a run that ends before `end`. */
+function keyBlocks(
+  c: Attention,
+  block: Block,
+  runs: KeyRuns,
+  body: (inside: Block, s: ImpExpr, count: ImpExpr, end: ImpExpr) => void,
+): void {
+  runs.each(block, (run, begin, end) =>
+    stepping(c, run, "s", begin, end, (inside, s) => {
+      const left = c.emitter.name(inside, "left", sub(end, s));
+      const count = c.emitter.name(inside, "count", binary("min", left, int(keyBlock)));
+      body(inside, s, count, end);
+      return count;
+    }),
+  );
+}
+
+/** Rows that see keys from … to-1, at least one: `body` where one of these is in the unit's part, else rows of none. */
+function withKeys(
+  c: Attention,
+  block: Block,
+  [from, to]: readonly [ImpExpr, ImpExpr],
+  results: readonly ImpExpr[],
+  body: (inside: Block, runs: KeyRuns) => void,
+): void {
+  const runs = keyRuns(c, block, from, to);
+  if (c.part === undefined) body(block, runs);
+  else
+    branch(
+      block,
+      lt(runs.first, to),
+      (some) => body(some, runs),
+      (none) => {
+        for (const result of results) emptyRow(c, none, result);
+      },
+    );
+}
+
 /** The row of query `t`, which sees keys from … to-1, at least one. */
 export function directRow(c: Attention, block: Block, t: ImpExpr, from: ImpExpr, to: ImpExpr): void {
-  const { emitter } = c;
   const query = c.query(block, t);
+  const result = c.result(block, t);
   const row = int(0);
-  beginRow(c, block, row);
-  const scores = slot(c, block, scratch.scores, row);
-  stepping(c, block, "s", from, to, (inside, s) => {
-    const left = emitter.name(inside, "left", sub(to, s));
-    const count = emitter.name(inside, "count", binary("min", left, int(keyBlock)));
-    each(c, inside, "j", int(0), count, 4, (four, j) => dots(c, four, query, add(s, j), sub(to, int(1)), advance(scores, j)));
-    softmaxRow(c, inside, scores, count, row);
-    mix(c, inside, scores, s, count);
-    return count;
+  withKeys(c, block, [from, to], [result], (some, runs) => {
+    beginRow(c, some, row);
+    const scores = slot(c, some, scratch.scores, row);
+    keyBlocks(c, some, runs, (inside, s, count, end) => {
+      each(c, inside, "j", int(0), count, 4, (four, j) => dots(c, four, query, add(s, j), sub(end, int(1)), advance(scores, j)));
+      softmaxRow(c, inside, scores, count, row);
+      mix(c, inside, scores, s, count);
+    });
+    endRow(c, some, row, lt(from, to), result);
   });
-  endRow(c, block, row, binary("lt", from, to), c.result(block, t));
 }
 
 /** Heads whose sums with four keys are twelve variables. */
@@ -50,43 +91,53 @@ const headsAtOnce = 3;
 
 /** The rows of query `t` of all heads of the group, which see keys from … to-1, at least one. */
 export function directGroup(c: Attention, block: Block, t: ImpExpr, from: ImpExpr, to: ImpExpr): void {
-  const { emitter, group } = c;
+  const { group } = c;
   const heads = group.map(({ query, result }, n) => ({ row: int(n), query: query(block, t), result: result(block, t) }));
-  const scores = heads.map(({ row }) => slot(c, block, scratch.scores, row, scoreStride));
-  for (const { row } of heads) beginRow(c, block, row);
+  const results = heads.map((h) => h.result);
+  withKeys(c, block, [from, to], results, (some, runs) => {
+    const scores = heads.map(({ row }) => slot(c, some, scratch.scores, row, scoreStride));
+    for (const { row } of heads) beginRow(c, some, row);
+    keyBlocks(c, some, runs, (inside, s, count, end) => groupBlock(c, inside, heads, scores, { s, count, end }));
+    for (const { row, result } of heads) endRow(c, some, row, lt(from, to), result);
+  });
+}
+
+/** What a block of keys adds to the rows of the group's heads. */
+function groupBlock(
+  c: Attention,
+  block: Block,
+  heads: readonly { readonly row: ImpExpr; readonly query: ImpExpr }[],
+  scores: readonly ImpExpr[],
+  { s, count, end }: { readonly s: ImpExpr; readonly count: ImpExpr; readonly end: ImpExpr },
+): void {
+  const { emitter } = c;
   const parts = Math.ceil(heads.length / headsAtOnce);
   const some = Array.from({ length: parts }, (_, i) =>
     heads.map((_head, n) => n).slice(Math.floor((i * heads.length) / parts), Math.floor(((i + 1) * heads.length) / parts)),
   );
   const of = <T>(list: readonly T[], places: readonly number[]): readonly T[] => places.flatMap((n) => list.slice(n, n + 1));
-  stepping(c, block, "s", from, to, (inside, s) => {
-    const left = emitter.name(inside, "left", sub(to, s));
-    const count = emitter.name(inside, "count", binary("min", left, int(keyBlock)));
-    each(c, inside, "j", int(0), count, 4, (four, j) => {
-      const keys = fourOf(c, four, c.key, add(s, j), sub(to, int(1)));
-      for (const places of some) {
-        const queries = of(heads, places).map((h) => h.query);
-        const sums = dotsOf(c, four, queries, keys);
-        for (const [i, n] of places.entries()) put(four, advance(scores[n] ?? s, j), sums[i] ?? s);
-      }
-    });
-    for (const [n, { row }] of heads.entries()) {
-      softmaxRow(c, inside, scores[n] ?? s, count, row);
-      shrinkSums(c, inside, row);
+  each(c, block, "j", int(0), count, 4, (four, j) => {
+    const keys = fourOf(c, four, c.key, add(s, j), sub(end, int(1)));
+    for (const places of some) {
+      const queries = of(heads, places).map((h) => h.query);
+      const sums = dotsOf(c, four, queries, keys);
+      for (const [i, n] of places.entries()) put(four, advance(scores[n] ?? s, j), sums[i] ?? s);
     }
-    // Each value once: of one that is not finite a weight of 0 is not nothing.
-    const fours = emitter.name(inside, "fours", sub(count, binary("mod", count, int(4))));
-    each(c, inside, "j", int(0), fours, 4, (four, j) => {
-      const values = fourOf(c, four, c.value, add(s, j));
-      for (const places of some) mixOf(c, four, places, of(scores, places), j, values);
-    });
-    each(c, inside, "j", fours, count, 1, (one, j) => {
-      const value = emitter.name(one, "v", c.value(one, add(s, j)));
-      for (const places of some) mixOf(c, one, places, of(scores, places), j, [value]);
-    });
-    return count;
   });
-  for (const { row, result } of heads) endRow(c, block, row, binary("lt", from, to), result);
+  for (const [n, { row }] of heads.entries()) {
+    softmaxRow(c, block, scores[n] ?? s, count, row);
+    shrinkSums(c, block, row);
+  }
+  // Each value once: of one that is not finite a weight of 0 is not nothing.
+  const fours = emitter.name(block, "fours", sub(count, binary("mod", count, int(4))));
+  each(c, block, "j", int(0), fours, 4, (four, j) => {
+    const values = fourOf(c, four, c.value, add(s, j));
+    for (const places of some) mixOf(c, four, places, of(scores, places), j, values);
+  });
+  each(c, block, "j", fours, count, 1, (one, j) => {
+    const value = emitter.name(one, "v", c.value(one, add(s, j)));
+    for (const places of some) mixOf(c, one, places, of(scores, places), j, [value]);
+  });
 }
 
 /** Where keys or values s … s+3 are; those behind `last` are taken to be `last`. */

@@ -87,6 +87,8 @@ export interface Attention {
   readonly value: (block: Block, s: ImpExpr) => ImpExpr;
   /** How far apart the values of neighbouring keys are; undefined where each is looked up. */
   readonly valueStride: ImpExpr | undefined;
+  /** The unit's part of the keys: of the runs of `keys` keys every `count`-th. What is stored is then not divided yet. */
+  readonly part?: { readonly number: ImpExpr; readonly count: ImpExpr; readonly keys: number };
 }
 
 /** What makes code needs no more than the emitter. */
@@ -247,6 +249,32 @@ export function softmaxRow(c: Emitting, block: Block, row: ImpExpr, count: ImpEx
   put(block, at(scratch.shrink, at_), shrink);
 }
 
+/** Keys of a unit: those from … to-1, or the runs of them that are its part. `first` is the first one, at or behind `to` if none. */
+export interface KeyRuns {
+  readonly first: ImpExpr;
+  readonly each: (into: Block, body: (inside: Block, from: ImpExpr, to: ImpExpr) => void) => void;
+}
+
+export function keyRuns(c: Attention, block: Block, from: ImpExpr, to: ImpExpr): KeyRuns {
+  if (c.part === undefined) return { first: from, each: (into, body) => body(into, from, to) };
+  const { emitter } = c;
+  const { number, count, keys } = c.part;
+  // A part that is the only one has all keys in one run.
+  const whole = binary("max", to, int(1));
+  const size = emitter.name(block, "size", { k: "select", cond: binary("eq", count, int(1)), a: whole, b: int(keys), type: "i32" });
+  const before = emitter.name(block, "before", binary("div", from, size));
+  const start = emitter.name(block, "start", mul(add(before, binary("mod", sub(number, before), count)), size));
+  return {
+    first: emitter.name(block, "first", binary("max", start, from)),
+    each: (into, body) =>
+      stepping(c, into, "run", start, to, (inside, run) => {
+        const end = binary("min", add(run, size), to);
+        body(inside, emitter.name(inside, "from", binary("max", run, from)), emitter.name(inside, "to", end));
+        return mul(size, count);
+      }),
+  };
+}
+
 /** Nothing seen yet. */
 export function beginRow(c: Attention, block: Block, row: ImpExpr): void {
   put(block, at(scratch.top, row), float(lowest));
@@ -258,8 +286,14 @@ export function beginRow(c: Attention, block: Block, row: ImpExpr): void {
   });
 }
 
-/** Writes the mean that `row` holds to `to`; zeros when it saw no key. */
+/** Writes the mean that `row` holds to `to`; zeros when it saw no key. Of a part, its sums, the largest score and the sum of weights. */
 export function endRow(c: Attention, block: Block, row: ImpExpr, seesKeys: ImpExpr, to: ImpExpr): void {
+  if (c.part !== undefined) {
+    copy(c, block, slot(c, block, scratch.sums, row, c.width), to, c.features);
+    const top: ImpExpr = { k: "select", cond: seesKeys, a: load(at(scratch.top, row), "f32"), b: float(-Infinity), type: "f32" };
+    putEnds(c, block, to, top, load(at(scratch.total, row), "f32"));
+    return;
+  }
   branch(
     block,
     seesKeys,
@@ -273,7 +307,19 @@ export function endRow(c: Attention, block: Block, row: ImpExpr, seesKeys: ImpEx
   );
 }
 
-export function zeroRow(c: Attention, block: Block, to: ImpExpr): void {
+/** A row that sees no key. */
+export function emptyRow(c: Attention, block: Block, to: ImpExpr): void {
+  zeroRow(c, block, to);
+  if (c.part !== undefined) putEnds(c, block, to, float(-Infinity), float(0));
+}
+
+/** What stands behind the sums of a part. */
+function putEnds(c: Attention, block: Block, to: ImpExpr, top: ImpExpr, total: ImpExpr): void {
+  put(block, to, top, c.features);
+  put(block, to, total, c.features + 1);
+}
+
+function zeroRow(c: Attention, block: Block, to: ImpExpr): void {
   const whole = c.features - (c.features % 4);
   each(c, block, "i", int(0), int(whole), 4, (inside, i) => put(inside, advance(to, i), vector("f32x4", 0)));
   for (let i = whole; i < c.features; i++) put(block, to, float(0), i);

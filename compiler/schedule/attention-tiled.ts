@@ -12,6 +12,7 @@ import {
   each,
   endRow,
   keyBlock,
+  keyRuns,
   put,
   scoreRows,
   scoreStride,
@@ -34,33 +35,36 @@ export function tiledRun(c: Attention, block: Block, t: ImpExpr, count: ImpExpr,
   const { emitter } = c;
   const padded = emitter.name(block, "padded", mul(binary("div", add(count, int(c.rows - 1)), int(c.rows)), int(c.rows)));
   takeQueries(c, block, t, count, padded);
-  // Blocks of equal size: a last one of a few keys would cost as much as many.
-  const keys = emitter.name(block, "keys", sub(to, from));
-  const blocks = emitter.name(block, "blocks", binary("div", add(keys, int(keyBlock - 1)), int(keyBlock)));
-  const even = binary("div", add(keys, sub(blocks, int(1))), blocks);
-  const size = emitter.name(block, "size", binary("bitand", add(even, int(7)), int(-8)));
-  stepping(c, block, "s", from, to, (inside, s) => {
-    const here = emitter.name(inside, "here", binary("min", size, sub(to, s)));
-    packKeys(c, inside, s, here);
-    packValues(c, inside, s, here);
-    each(c, inside, "r", int(0), padded, scoreRows, (some, r) => {
-      const rows = emitter.name(some, "rows", binary("min", int(scoreRows), sub(padded, r)));
-      const real = emitter.name(some, "real", binary("min", rows, sub(count, r)));
-      const columns = countSeen(c, some, r, rows, s, here);
-      branch(some, lt(int(0), columns), (work) => {
-        scoreTiles(c, work, r, rows, columns);
-        each(c, work, "i", int(0), real, 1, (row, i) => {
-          const seen = emitter.name(row, "seen", load(at(scratch.seen, i), "i32"));
-          softmaxRow(c, row, slot(c, row, scratch.scores, i, scoreStride), seen, emitter.name(row, "at", add(r, i)));
+  const runs = keyRuns(c, block, from, to);
+  runs.each(block, (run, begin, last) => {
+    // Blocks of equal size: a last one of a few keys would cost as much as many.
+    const keys = emitter.name(run, "keys", sub(last, begin));
+    const blocks = emitter.name(run, "blocks", binary("div", add(keys, int(keyBlock - 1)), int(keyBlock)));
+    const even = binary("div", add(keys, sub(blocks, int(1))), blocks);
+    const size = emitter.name(run, "size", binary("bitand", add(even, int(7)), int(-8)));
+    stepping(c, run, "s", begin, last, (inside, s) => {
+      const here = emitter.name(inside, "here", binary("min", size, sub(last, s)));
+      packKeys(c, inside, s, here);
+      packValues(c, inside, s, here);
+      each(c, inside, "r", int(0), padded, scoreRows, (some, r) => {
+        const rows = emitter.name(some, "rows", binary("min", int(scoreRows), sub(padded, r)));
+        const real = emitter.name(some, "real", binary("min", rows, sub(count, r)));
+        const columns = countSeen(c, some, r, rows, s, here);
+        branch(some, lt(int(0), columns), (work) => {
+          scoreTiles(c, work, r, rows, columns);
+          each(c, work, "i", int(0), real, 1, (row, i) => {
+            const seen = emitter.name(row, "seen", load(at(scratch.seen, i), "i32"));
+            softmaxRow(c, row, slot(c, row, scratch.scores, i, scoreStride), seen, emitter.name(row, "at", add(r, i)));
+          });
+          valueTiles(c, work, r, rows);
         });
-        valueTiles(c, work, r, rows);
       });
+      return here;
     });
-    return here;
   });
   each(c, block, "r", int(0), count, 1, (inside, r) => {
     const end = emitter.name(inside, "end", load(at(scratch.ends, r), "i32"));
-    endRow(c, inside, r, lt(from, end), c.result(inside, emitter.name(inside, "t", add(t, r))));
+    endRow(c, inside, r, lt(runs.first, end), c.result(inside, emitter.name(inside, "t", add(t, r))));
   });
 }
 

@@ -26,6 +26,7 @@ import {
   directBelow,
   each,
   emitAt,
+  emptyRow,
   keyBlock,
   put,
   queryBlock,
@@ -35,7 +36,6 @@ import {
   set,
   stepping,
   zeroed,
-  zeroRow,
   type Attention,
 } from "./attention-parts.ts";
 import { tiledRun } from "./attention-tiled.ts";
@@ -62,6 +62,8 @@ export interface AttentionFacts {
   /** So many heads that follow each other read the same keys and values. Divides the number of heads. */
   readonly group: number;
   readonly out: { readonly buffer: string; readonly index: Expr };
+  /** Units have a part of the keys each: see attention-split.ts. */
+  readonly part: Pat["part"];
 }
 
 /** The function of an attention kernel, or undefined when plain loops have to do. */
@@ -70,15 +72,22 @@ export function lowerAttention(kernel: Kernel, capabilities: Capabilities): ImpF
   const emitter = new Emitter(kernel.buffers, true);
   const facts = recognise(kernel, emitter);
   if (facts === undefined) return undefined;
-  const { pattern } = facts;
+  const { pattern, part } = facts;
   const blocks = dimDiv(dimAdd(facts.queries, dim(queryBlock - 1)), dim(queryBlock));
   const root = new Block();
   const unit = local(unitName, "i32");
   // Heads of one block follow each other: they lie side by side in memory, on the same pages (see the Note).
   const heads = emitter.name(root, "heads", emitter.size(facts.heads));
-  const block = emitter.name(root, "block", binary("div", unit, heads));
-  const head = emitter.name(root, pattern.head, sub(unit, mul(block, heads)));
+  const turn = emitter.name(root, "block", binary("div", unit, heads));
+  const head = emitter.name(root, pattern.head, sub(unit, mul(turn, heads)));
   root.remember(emitter.interner.intern({ k: "var", name: pattern.head, type: "i32" }), false, head);
+  let block = turn;
+  if (part !== undefined) {
+    const count = emitter.name(root, "parts", emitter.size(part.count));
+    block = emitter.name(root, "block", binary("div", turn, count));
+    const number = emitter.name(root, part.axis, sub(turn, mul(block, count)));
+    root.remember(emitter.interner.intern({ k: "var", name: part.axis, type: "i32" }), false, number);
+  }
   const first = emitter.name(root, "first", mul(block, int(queryBlock)));
   const all = emitter.name(root, "queries", emitter.size(facts.queries));
   const end = emitter.name(root, "end", binary("min", add(first, int(queryBlock)), all));
@@ -96,11 +105,12 @@ export function lowerAttention(kernel: Kernel, capabilities: Capabilities): ImpF
           (few) => directRun(c, few, head, t, rows, from),
           (many) => tiledRun(c, many, t, rows, from, to),
         ),
-      (none) => each(c, none, "r", int(0), rows, 1, (row, r) => zeroRow(c, row, c.result(row, emitter.name(row, "t", add(t, r))))),
+      (none) => each(c, none, "r", int(0), rows, 1, (row, r) => emptyRow(c, row, c.result(row, emitter.name(row, "t", add(t, r))))),
     );
     return rows;
   });
-  return finish(kernel, emitter, dimMul(blocks, facts.heads), root.statements, scratchOf(c));
+  const units = dimMul(dimMul(blocks, part?.count ?? dim(1)), facts.heads);
+  return finish(kernel, emitter, units, root.statements, scratchOf(c));
 }
 
 /** A few queries, row by row. Heads that share keys are done by the unit of the first of them: see attention-direct.ts. */
@@ -142,11 +152,13 @@ function findRun(c: Attention, block: Block, t: ImpExpr, end: ImpExpr, from: Imp
 
 export function recognise(kernel: Kernel, emitter: Emitter): AttentionFacts | undefined {
   const { pattern, axes, stages, buffers } = kernel;
-  const [stage] = stages;
-  if (pattern?.k !== "attention" || stages.length !== 1 || stage?.k !== "store" || stage.axes.length !== 0 || axes.length !== 3)
+  if (pattern?.k !== "attention" || axes.length !== 3) return undefined;
+  const { query, head, key, inner, feature, part } = pattern;
+  // Of a part, what is stored by features follows the largest score and the sum.
+  const [stage] = part === undefined ? stages : stages.slice(2);
+  if (stage?.k !== "store" || stages.length !== (part === undefined ? 1 : 5) || stage.axes.length !== (part === undefined ? 0 : 1))
     return undefined;
-  const { query, head, key, inner, feature } = pattern;
-  const extent = (name: string): Dim | undefined => axes.find((a) => a.name === name)?.extent;
+  const extent = (name: string): Dim | undefined => [...axes, ...stage.axes].find((a) => a.name === name)?.extent;
   const [queries, heads, wide] = [extent(query), extent(head), extent(feature)];
   const [d, features] = [dimConstant(pattern.innerExtent), wide === undefined ? undefined : dimConstant(wide)];
   if (queries === undefined || heads === undefined || d === undefined || features === undefined) return undefined;
@@ -164,7 +176,7 @@ export function recognise(kernel: Kernel, emitter: Emitter): AttentionFacts | un
     factor(pattern.q.index, inner, [query, head, inner]),
     factor(pattern.key_.index, inner, [key, head, inner]),
     factor(pattern.value.index, feature, [key, head, feature]),
-    factor(stage.index, feature, [query, head, feature]),
+    factor(stage.index, feature, [query, head, feature, ...(part === undefined ? [] : [part.axis])]),
   ];
   if (!adjacent.every((f) => f !== undefined && dimConstant(f) === 1)) return undefined;
   const keyStride = factor(pattern.key_.index, key, [key, head, inner]);
@@ -181,7 +193,7 @@ export function recognise(kernel: Kernel, emitter: Emitter): AttentionFacts | un
   const common = ragged ? 1 : alike.reduce(gcd);
   // Each has a row of scores.
   const group = Array.from({ length: scoreRows }, (_, i) => scoreRows - i).find((n) => common % n === 0) ?? 1;
-  return { pattern, queries, heads, inner: d, features, keyStride, valueStride, group, out: stage };
+  return { pattern, queries, heads, inner: d, features, keyStride, valueStride, group, out: stage, part };
 }
 
 /** How many heads that follow each other an index cannot tell apart: of `head / 3`, three; all where it does not read them. */
@@ -220,6 +232,8 @@ export function context(facts: AttentionFacts, emitter: Emitter, root: Block, ca
     return d === undefined ? undefined : constant === undefined ? emitter.name(root, "stride", emitter.size(d)) : int(constant);
   };
   const valueStride = stride(facts.valueStride);
+  const { part } = facts;
+  const number = part === undefined ? undefined : root.known(emitter.interner.intern({ k: "var", name: part.axis, type: "i32" }), false);
   return {
     emitter,
     root,
@@ -239,6 +253,7 @@ export function context(facts: AttentionFacts, emitter: Emitter, root: Block, ca
     key: placed(pattern.key_, inner, stride(facts.keyStride)),
     value: placed(pattern.value, feature, valueStride),
     valueStride,
+    ...(part === undefined || number === undefined ? {} : { part: { number, count: emitter.size(part.count), keys: part.keys } }),
   };
 }
 

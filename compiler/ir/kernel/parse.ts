@@ -2,6 +2,7 @@
 // the kernel makes sense (see verify.ts).
 
 import { readFramed, type Cursor } from "../cursor.ts";
+import type { Dim } from "../dim.ts";
 import { isDType } from "../dtype.ts";
 import type { Loc } from "../loc.ts";
 import { SpanReader } from "../spans.ts";
@@ -135,6 +136,13 @@ function parsePattern(c: Cursor, reader: ExprReader): Pattern {
     pattern = { k, m, n, kAxis, a, bits, values: name("values"), scales: name("scales") };
     if (!c.sees(/\)/y)) pattern = { ...pattern, minima: name("minima") };
   } else if (k === "attention") {
+    const size = (of: string): Dim =>
+      field(of, () => {
+        c.need("{");
+        const dim = c.dim();
+        c.need("}");
+        return dim;
+      });
     pattern = {
       k,
       query: name("query"),
@@ -142,12 +150,7 @@ function parsePattern(c: Cursor, reader: ExprReader): Pattern {
       key: name("key"),
       inner: name("inner"),
       feature: name("feature"),
-      innerExtent: field("innerExtent", () => {
-        c.need("{");
-        const dim = c.dim();
-        c.need("}");
-        return dim;
-      }),
+      innerExtent: size("innerExtent"),
       scale: field("scale", () => c.number()),
       from: expr("from"),
       to: expr("to"),
@@ -155,6 +158,7 @@ function parsePattern(c: Cursor, reader: ExprReader): Pattern {
       key_: load("k"),
       value: load("v"),
     };
+    if (!c.sees(/\)/y)) pattern = { ...pattern, part: { axis: name("part"), count: size("count"), keys: field("keys", () => c.int()) } };
   } else return c.fail("matmul, quantised or attention before this");
   c.need(")");
   return pattern;

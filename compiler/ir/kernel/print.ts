@@ -131,6 +131,7 @@ function patternText(p: Pattern, writer: ExprWriter, lines: string[]): string {
             expr("q", p.q),
             expr("k", p.key_),
             expr("v", p.value),
+            ...(p.part === undefined ? [] : [name("part", p.part.axis), `count = {${p.part.count.text}}`, `keys = ${p.part.keys}`]),
           ];
   return `pattern ${p.k}(${fields.join(", ")})`;
 }

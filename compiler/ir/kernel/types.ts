@@ -146,6 +146,12 @@ export type Pattern =
       readonly q: Extract<Expr, { k: "load" }>;
       readonly key_: Extract<Expr, { k: "load" }>;
       readonly value: Extract<Expr, { k: "load" }>;
+      /**
+       * Of the runs of `keys` keys, every `count`-th from the axis on. What is stored is not softmax·v yet but three things: the
+       * sums of values times 2^(score - top), by feature; top, the largest score (times log2 e) there is, -infinity without
+       * keys and never less than the least number with them; the sum of the powers. See compiler/schedule/attention-split.ts.
+       */
+      readonly part?: { readonly axis: string; readonly count: Dim; readonly keys: number };
     };
 
 export type ScheduleItem =

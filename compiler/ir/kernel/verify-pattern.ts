@@ -116,6 +116,11 @@ class Checker {
       this.#within(what, e, [p.query, p.head]);
     }
     if (Number.isNaN(p.scale)) this.#at("the scale is NaN");
+    if (p.part !== undefined) {
+      const { axis, count, keys } = p.part;
+      if (this.#kernel.axes.find((a) => a.name === axis)?.extent.text !== count.text) this.#at(`its parts are not those of axis ${axis}`);
+      if (!Number.isSafeInteger(keys) || keys < 1) this.#at(`its parts have ${keys} keys at a time`);
+    }
     const loaded = loadsIn(...this.#kernel.stages.map((s) => s.value));
     for (const l of [p.q, p.key_, p.value]) if (!loaded.has(l.buffer)) this.#at(`no stage loads ${l.buffer}`);
   }

@@ -73,7 +73,7 @@ interface Parts extends Division {
 export function lowerGpuAttention(kernel: Kernel, capabilities: Capabilities, gpu: GpuCapabilities): ImpFunction | undefined {
   const emitter = new Emitter(kernel.buffers, true);
   const facts = recognise(kernel, emitter);
-  if (facts === undefined) return undefined;
+  if (facts === undefined || facts.part !== undefined) return undefined;
   const columns = Math.ceil(facts.features / 4);
   const rows = rowsThatFit(mostQueries, (n) => scratchOf(n, mostLanes, facts.inner));
   if (columns > mostLanes || rows === undefined) return undefined;
