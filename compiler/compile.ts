@@ -120,7 +120,7 @@ export function compileGraph(source: Graph, options: CompileOptions | WebGpuOpti
 }
 
 function wasm(source: Graph, options: CompileOptions): Compiled {
-  const { common, functions } = compiled(source, options, [plainWasm, relaxedWasm], { panel: cpuPanel, splits: true });
+  const { common, functions } = compiled(source, options, [plainWasm, relaxedWasm], { panel: cpuPanel, splits: true, wide: true });
   const [plain = [], relaxed = []] = functions;
   return {
     ...common,
@@ -173,6 +173,8 @@ interface Layouts {
   readonly limits?: BindingLimits;
   /** Attention of few queries over many keys is two kernels: see Note [Attention in parts] in schedule/attention-split.ts. */
   readonly splits?: boolean;
+  /** Products are of f32 alone: see passes/wide-products.ts. */
+  readonly wide?: boolean;
 }
 
 interface Made {
@@ -182,7 +184,7 @@ interface Made {
 }
 
 /** Everything up to the functions, one for each variant of a target's capabilities; and the plan, which variants share. */
-function compiled(source: Graph, options: CommonOptions, variants: readonly Capabilities[], { panel, limits, splits }: Layouts): Made {
+function compiled(source: Graph, options: CommonOptions, variants: readonly Capabilities[], { panel, limits, splits, wide }: Layouts): Made {
   const fuse = options.fuse !== false;
   const unquantised: Unquantised[] = [];
   const passed = runPasses(source, {
@@ -191,6 +193,7 @@ function compiled(source: Graph, options: CommonOptions, variants: readonly Capa
     onKept: (kept) => unquantised.push(kept),
     dump: (pass, g) => options.dump?.(pass, () => printGraph(g)),
     limits,
+    wide,
   });
   const fusion: FuseOptions = { fuse, gas: options.fusionGas, panel, limits };
   const graph = options.last === undefined ? passed : options.last(passed, fusion);

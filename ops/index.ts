@@ -15,6 +15,7 @@ import { matmul } from "./contraction/matmul.ts";
 import { OpTypeError, type AttrSpec, type OpDefinition, type RefTensor } from "./define.ts";
 import { binaryOps } from "./elementwise/binary.ts";
 import { cast } from "./elementwise/cast.ts";
+import { narrow } from "./elementwise/narrow.ts";
 import { ordered_float } from "./elementwise/ordered_float.ts";
 import { select } from "./elementwise/select.ts";
 import { unaryOps } from "./elementwise/unary.ts";
@@ -45,6 +46,7 @@ const table = {
   ...unaryOps,
   ...binaryOps,
   cast,
+  narrow,
   select,
   ordered_float,
   uniform,

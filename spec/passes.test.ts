@@ -17,6 +17,7 @@ import { passes, runPasses } from "../compiler/passes/pipeline.ts";
 import type { Example, Pass } from "../compiler/passes/rewrite.ts";
 import { dropUnused, dropUnusedExamples, share, shareExamples, shareLeaves, shareLeavesExamples } from "../compiler/passes/share.ts";
 import { splitParams, splitParamsExamples } from "../compiler/passes/split-params.ts";
+import { wideProducts, wideProductsExamples } from "../compiler/passes/wide-products.ts";
 import type { RefTensor } from "../ops/define.ts";
 import { opNames, ops, referenceOf, typeRule } from "../ops/index.ts";
 import { edgy, exactElements, tensorOf } from "../ops/sampling.ts";
@@ -38,8 +39,9 @@ const examplesOf: ReadonlyMap<Pass, readonly Example[]> = new Map([
   [joinPacked, joinPackedExamples],
   [splitting, splitParamsExamples],
   [narrowing, fewOperandsExamples],
+  [wideProducts, wideProductsExamples],
 ]);
-const each = [...new Set(passes), splitting, narrowing];
+const each = [...new Set(passes), splitting, narrowing, wideProducts];
 
 /** The text of a graph whose values are numbered in their order; places in the source are left out. */
 function canonical(graph: Graph): string {

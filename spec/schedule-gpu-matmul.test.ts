@@ -64,6 +64,7 @@ const cases: fc.Arbitrary<Case> = fc
     out: fc.constantFrom("f32", "f32", "f16", "bf16"),
     swapped: fc.boolean(),
     weights: fc.constantFrom("f32", "f16"),
+    left: fc.constantFrom("f32", "f32", "f16", "bf16"),
   })
   .map((c) => (c.a === "columns" ? { ...c, m: constant(c.m.value) } : c));
 

@@ -3,7 +3,7 @@
 
 import { dim, dimAdd, dimDiv, dimEval, dimProduct, dimSymbol, type Dim } from "../compiler/ir/dim.ts";
 import type { DType } from "../compiler/ir/dtype.ts";
-import { fromHalf, toHalf } from "../compiler/ir/imp/scalar.ts";
+import { fromBfloat, fromHalf, toBfloat, toHalf } from "../compiler/ir/imp/scalar.ts";
 import * as x from "../compiler/ir/kernel/build.ts";
 import type { Axis, Expr, Kernel, KernelBuffer, Stage } from "../compiler/ir/kernel/types.ts";
 
@@ -36,6 +36,8 @@ export interface Case {
   readonly panel?: number;
   /** What B is stored as; f32 when left out. */
   readonly weights?: "f32" | "f16";
+  /** What A is stored as; f32 when left out. */
+  readonly left?: "f32" | "f16" | "bf16";
 }
 
 type Load = Extract<Expr, { k: "load" }>;
@@ -79,7 +81,7 @@ export function matmulKernel(c: Case, name = "product"): Made {
     if (e.k !== "load") throw new Error("a load is a load");
     return e;
   };
-  buffer("A", "f32", [...shape, m.extent, k]);
+  buffer("A", c.left ?? "f32", [...shape, m.extent, k]);
   if (c.a === "gathered") buffer("rows", "i32", [...shape, m.extent]);
   const row = c.a === "gathered" ? load("rows", bm, "i32") : bm;
   const a = load("A", c.a === "columns" ? at([...some, [kVar, k], of(m)]) : x.add(x.mul(row, x.dimExpr(k)), kVar));
@@ -192,7 +194,9 @@ export function matmulData(c: Case, made: Made, seed: number): Data {
     else if (b.dtype === "i32") {
       const rows = product(c.batch) * c.m.value;
       memory[b.name] = Int32Array.from({ length: count }, () => Math.floor(((next() + 1) / 2) * rows));
-    } else memory[b.name] = Float32Array.from({ length: count }, next);
+    } else if (b.name === "A" && b.dtype !== "f32")
+      memory[b.name] = Uint16Array.from({ length: count }, () => (b.dtype === "f16" ? toHalf(next()) : toBfloat(next())));
+    else memory[b.name] = Float32Array.from({ length: count }, next);
   }
   const [n, k] = [c.n.value, c.k.value];
   const batches = c.sharedB ? 1 : product(c.batch);
@@ -224,6 +228,7 @@ export function matmulExpected(
 ): { readonly name: string; readonly values: Float64Array; readonly slack: Float64Array }[] {
   const [m, n, k, batches] = [c.m.value, c.n.value, c.k.value, product(c.batch)];
   const get = (name: string, i: number): number => memory[name]?.[i] ?? NaN;
+  const left = (i: number): number => (c.left === "f16" ? fromHalf(get("A", i)) : c.left === "bf16" ? fromBfloat(get("A", i)) : get("A", i));
   const y = { name: "Y", values: new Float64Array(batches * m * n), slack: new Float64Array(batches * m * n) };
   const y2 = { name: "Y2", values: new Float64Array(batches * m * n), slack: new Float64Array(batches * m * n) };
   for (let b = 0; b < batches; b++)
@@ -232,7 +237,7 @@ export function matmulExpected(
       for (let j = 0; j < n; j++) {
         let [sum, size] = [0, 0];
         for (let l = 0; l < k; l++) {
-          const a = c.a === "columns" ? get("A", (b * k + l) * m + i) : get("A", row * k + l);
+          const a = left(c.a === "columns" ? (b * k + l) * m + i : row * k + l);
           const term = a * (columns[((c.sharedB ? 0 : b) * n + j) * k + l] ?? NaN);
           sum += term;
           size += Math.abs(term);

@@ -53,6 +53,18 @@ train {
     });
   });
 
+  test("computes in halves where it is told to, f16 with a scale for the loss", () => {
+    const of = (more: string): unknown => {
+      const { diagnostics, train } = trainProgram(`${graph}train { ${whole}, ${more} }`);
+      expect(diagnostics).toEqual([]);
+      return [train?.compute, train?.scaling];
+    };
+    expect(of('compute: "f32"')).toEqual([undefined, undefined]);
+    expect(of('compute: "bf16"')).toEqual(["bf16", undefined]);
+    expect(of('compute: "f16"')).toEqual(["f16", { initial: 65536, every: 2000 }]);
+    expect(of('compute: "f16", scaling { initial: 2, every: 3 }')).toEqual(["f16", { initial: 2, every: 3 }]);
+  });
+
   test.each([
     [`train { ${whole}, learning: 1 }`, "UHD0601", "learning"],
     [`train { ${whole}, loss: "loss" }`, "UHD0102", "loss"],
@@ -75,6 +87,12 @@ train {
     [`train { ${whole}, clip: 0 }`, "UHD0602", "0"],
     [`train { ${whole}, clip { most: 1 } }`, "UHD0602", "clip {"],
     [`train { ${whole}, steps: nobody }`, "UHD0101", "nobody"],
+    [`train { ${whole}, compute: "half" }`, "UHD0602", '"half"'],
+    [`train { ${whole}, compute: 16 }`, "UHD0602", "16"],
+    [`train { ${whole}, compute: "bf16", scaling { every: 5 } }`, "UHD0602", "scaling {"],
+    [`train { ${whole}, compute: "f16", scaling { initial: 1000 } }`, "UHD0602", "1000"],
+    [`train { ${whole}, compute: "f16", scaling { every: 0 } }`, "UHD0602", "0"],
+    [`train { ${whole}, compute: "f16", scaling { backoff: 0.5 } }`, "UHD0601", "backoff"],
     [`train { ${whole}, lora { rank: 2, targets: ["head.bias"] } }`, "UHD0604", '"head.bias"'],
     [`train { ${whole}, lora { rank: 2, targets: ["head.weight"], dropout: 0.1 } }`, "UHD0602", "0.1"],
     [`train { ${whole} }\ntrain { ${whole} }`, "UHD0102", "train {"],

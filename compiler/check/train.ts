@@ -6,9 +6,9 @@ import { typeText } from "../ir/graph/build.ts";
 import type { Graph } from "../ir/graph/types.ts";
 import type { Span } from "../ir/loc.ts";
 import type { HostValue } from "../ir/plan/host.ts";
-import type { Schedule } from "../ir/plan/training.ts";
+import { largestScale, type LossScaling, type Schedule } from "../ir/plan/training.ts";
 import type { Expr, Item, Setting } from "../syntax/ast.ts";
-import { matches, matchesAny, type LoraSettings, type OptimiserSettings, type TrainSettings } from "../train/settings.ts";
+import { matches, matchesAny, type HalfType, type LoraSettings, type OptimiserSettings, type TrainSettings } from "../train/settings.ts";
 import { constantOf } from "./constants.ts";
 import { Namer, Scope, type Cx, type Unit } from "./context.ts";
 import { didYouMean } from "./report.ts";
@@ -58,6 +58,8 @@ class Sections {
       "accumulate",
       "steps",
       "lora",
+      "compute",
+      "scaling",
     ]);
     const trainable = s.patterns("trainable") ?? s.missing("trainable", '["model.**"]');
     const frozen = s.patterns("frozen") ?? [];
@@ -72,6 +74,8 @@ class Sections {
     const accumulate = s.integer("accumulate", 1)?.value ?? 1;
     const steps = s.integer("steps", 1)?.value;
     const schedule = this.schedule(s);
+    const compute = this.compute(s);
+    const scaling = this.scaling(s, compute);
     if (name === undefined || loss === undefined || trainable === undefined || optimiser === undefined) return undefined;
     return {
       graph: name,
@@ -84,6 +88,8 @@ class Sections {
       ...(clip === undefined ? {} : { clip }),
       ...(steps === undefined ? {} : { steps }),
       ...(lora === undefined ? {} : { lora: lora.settings }),
+      ...(compute === undefined ? {} : { compute }),
+      ...(scaling === undefined ? {} : { scaling }),
     };
   }
 
@@ -196,6 +202,36 @@ class Sections {
     const warmup = s?.number("warmup", (x) => x >= 0 && (x < 1 || Number.isInteger(x)), "a share below 1, or a number of steps");
     const of = warmup?.value ?? 0;
     return { kind: kind ?? "constant", warmup: of > 0 && of < 1 ? { k: "share", of } : { k: "steps", count: of } };
+  }
+
+  /** Undefined for f32. */
+  private compute(parent: Section): HalfType | undefined {
+    const given = parent.text("compute");
+    if (given === undefined || given.value === "f32") return undefined;
+    const found = (["f16", "bf16"] as const).find((d) => d === given.value);
+    if (found === undefined)
+      this.cx.report.error("UHD0602", given.span, "products are computed of floats", {
+        expected: "f32, f16, bf16",
+        found: given.value,
+        help: didYouMean(closest(given.value, ["f32", "f16", "bf16"])),
+      });
+    return found;
+  }
+
+  /** f16 has no room for small derivatives without it; bf16 has the range of f32. */
+  private scaling(parent: Section, compute: HalfType | undefined): LossScaling | undefined {
+    const s = parent.section("scaling", ["initial", "every"]);
+    if (s !== undefined && compute !== "f16") {
+      this.cx.report.error("UHD0602", s.span, "the loss is scaled where products are computed in f16", {
+        expected: 'compute: "f16"',
+        found: compute ?? "f32",
+      });
+      return undefined;
+    }
+    const power = (x: number): boolean => x >= 1 && x <= largestScale && Number.isInteger(Math.log2(x));
+    const initial = s?.number("initial", power, `a power of two from 1 to 2^${Math.log2(largestScale)}`)?.value ?? 65536;
+    const every = s?.integer("every", 1)?.value ?? 2000;
+    return compute === "f16" ? { initial, every } : undefined;
   }
 
   private lora(parent: Section): Lora | undefined {

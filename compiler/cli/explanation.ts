@@ -18,12 +18,16 @@ function header(e: Explanation): string {
   const sizes = Object.entries(e.sizes).map(([name, value]) => `${name} = ${value}`);
   const lines = [`${e.name}: ${sizes.join(", ")}`, `${e.parameters.toLocaleString("en")} parameters`];
   if (e.training !== null) {
-    const { trained, optimiser, accumulate, schedule, rate } = e.training;
+    const { trained, optimiser, accumulate, schedule, rate, compute, scaling } = e.training;
     const share = ((100 * trained.elements) / Math.max(1, e.parameters)).toFixed(1);
     lines.push(`trained: ${trained.parameters} parameters of ${trained.elements.toLocaleString("en")} elements (${share} %)`);
     lines.push(
       `optimiser: AdamW, ${bytesText(optimiser)}; rate ${rate}, ${schedule.kind}; ${accumulate} run${accumulate === 1 ? "" : "s"} a step`,
     );
+    if (compute !== "f32") {
+      const times = scaling === null ? "" : `; the loss times ${scaling.initial} at first, twice that after ${scaling.every} good steps`;
+      lines.push(`products of ${compute}, added in f32${times}`);
+    }
   }
   for (const { format, weights, elements, bytes } of e.packed)
     lines.push(`${weights} weights packed as ${format}: ${elements.toLocaleString("en")} parameters in ${bytesText(bytes)}`);

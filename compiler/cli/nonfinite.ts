@@ -19,8 +19,8 @@ export interface FailedStep {
   /** As `trainingGraph` made it. */
   readonly graph: Graph;
   readonly recipe: Recipe;
-  /** Values up to this one are of the forward pass. */
-  readonly forward: ValueId;
+  /** Values from this one on are of the backward pass. */
+  readonly backward: ValueId;
   /** What the trainer gives: the states before the step. */
   readonly tensors: ReadonlyMap<string, Tensor>;
   /** Of the step's runs. */
@@ -75,7 +75,7 @@ function withCounts(source: Graph): {
   b.clearOutputs();
   const values = source.nodes.flatMap((node) => {
     if (!isFloat(node.type.dtype) || node.kind === "constant") return [];
-    const x = node.type.dtype === "f32" ? node.id : b.op("cast", [node.id], { to: "f32" });
+    const x = node.type.dtype === "f32" ? node.id : b.op("cast", [node.id], { dtype: "f32" });
     const count = (what: string, holds: ValueId): string => {
       const name = `${what}.${node.id}`;
       const each = b.op("select", [holds, splat(b, x, 1), splat(b, x, 0)]);
@@ -115,7 +115,7 @@ function describe(step: FailedStep, node: GraphNode, counts: ReadonlyMap<ValueId
   const { nan = 0, bad = 0 } = counts.get(node.id) ?? {};
   const what = nan > 0 ? `${nan} NaN` : `${bad} infinite`;
   if (node.kind !== "op") return `${"name" in node ? `${node.kind} ${node.name}` : node.kind} ${typeText(node.type)} has ${what} elements`;
-  const pass = node.id > step.forward ? ", in the backward pass" : "";
+  const pass = node.id >= step.backward ? ", in the backward pass" : "";
   return `${node.op} at ${placeOf(node)}${pass}, ${typeText(node.type)}, has ${what} elements`;
 }
 

@@ -12,6 +12,7 @@ import { quantiseParams, type Quantise, type Unquantised } from "./quantise.ts";
 import type { Pass } from "./rewrite.ts";
 import { dropUnused, share, shareLeaves } from "./share.ts";
 import { splitParams } from "./split-params.ts";
+import { wideProducts } from "./wide-products.ts";
 
 export const passes: readonly Pass[] = [decompose, shareLeaves, share, dropUnused, mergeProjections, joinPacked, dropUnused];
 
@@ -29,14 +30,19 @@ export interface PassOptions {
   readonly dump?: ((pass: string, graph: Graph) => void) | undefined;
   /** What a kernel's buffers may be, where a target limits it. */
   readonly limits?: BindingLimits | undefined;
+  /** The target multiplies f32 alone. */
+  readonly wide?: boolean | undefined;
 }
 
 /** Runs every pass; `dump` sees the graph after each. */
-export function runPasses(graph: Graph, { merge, quantise, onKept, dump, limits }: PassOptions): Graph {
+export function runPasses(graph: Graph, { merge, quantise, onKept, dump, limits, wide }: PassOptions): Graph {
+  const widening = wide === true ? [wideProducts, dropUnused] : [];
   const packing = quantise === undefined ? [] : [quantiseParams(quantise, onKept)];
   const merging = limits === undefined ? mergeProjections : mergeProjectionsWithin(limits.bytes);
   const splitting = limits === undefined ? [] : [splitParams(limits.bytes), fewOperands(limits.buffers - 1)];
-  const list = passes.flatMap((pass) => (pass !== mergeProjections ? [pass] : [...packing, ...(merge ? [merging] : []), ...splitting]));
+  const list = passes.flatMap((pass) =>
+    pass !== mergeProjections ? [pass] : [...widening, ...packing, ...(merge ? [merging] : []), ...splitting],
+  );
   let current = graph;
   for (const pass of list) {
     current = pass.run(current);

@@ -46,7 +46,7 @@ const unroll = 8;
 
 export function lowerMatmul(kernel: Kernel, capabilities: Capabilities): ImpFunction | undefined {
   const emitter = new Emitter(kernel.buffers, true);
-  const product = capabilities.vector === 4 ? productOf(kernel, tileColumns, emitter, true) : undefined;
+  const product = capabilities.vector === 4 ? productOf(kernel, tileColumns, emitter, { unpacked: true }) : undefined;
   return product === undefined ? undefined : new Builder(kernel, product, capabilities, emitter).build();
 }
 

@@ -2,6 +2,7 @@
 // recognition for all targets. Writes no code.
 
 import { dimConstant, type Dim } from "../ir/dim.ts";
+import { isFloat, type DType } from "../ir/dtype.ts";
 import { sizeOf } from "../ir/kernel/simplify.ts";
 import { scalarTypeOf, type Axis, type Expr, type Kernel } from "../ir/kernel/types.ts";
 import type { Emitter } from "./emit.ts";
@@ -38,17 +39,23 @@ export interface Product {
 
 /**
  * The product that `kernel` is, its right operand in panels of `panel` columns or, where `unpacked` allows it, as any matrix;
- * undefined where it is none or cannot be addressed.
+ * undefined where it is none or cannot be addressed. The left operand is f32, or any float where `halves` allows it.
  */
-export function productOf(kernel: Kernel, panel: number, emitter: Emitter, unpacked = false): Product | undefined {
+export function productOf(
+  kernel: Kernel,
+  panel: number,
+  emitter: Emitter,
+  { unpacked = false, halves = false }: { readonly unpacked?: boolean; readonly halves?: boolean } = {},
+): Product | undefined {
   const { pattern, schedule, stages, buffers } = kernel;
   if (pattern?.k !== "matmul") return undefined;
   const packed = schedule.some((s) => s.k === "packed" && s.buffer === pattern.b.buffer && s.panel === panel);
   const [first, ...rest] = stages;
   if (!(packed || unpacked) || first?.k !== "let" || first.value.k !== "fold" || constantIndex(first.value.from) !== 0) return undefined;
-  const dtype = (name: string): string | undefined => buffers.find((b) => b.name === name)?.dtype;
-  const bType = buffers.find((b) => b.name === pattern.b.buffer)?.dtype;
-  if (dtype(pattern.a.buffer) !== "f32" || bType === undefined || scalarTypeOf(bType) !== "f32") return undefined;
+  const dtype = (name: string): DType | undefined => buffers.find((b) => b.name === name)?.dtype;
+  const [aType, bType] = [dtype(pattern.a.buffer), dtype(pattern.b.buffer)];
+  if (aType === undefined || !(halves ? isFloat(aType) : aType === "f32")) return undefined;
+  if (bType === undefined || scalarTypeOf(bType) !== "f32") return undefined;
 
   const axis = (name: string): Axis | undefined => kernel.axes.find((x) => x.name === name);
   const [m, n] = [axis(pattern.m), axis(pattern.n)];

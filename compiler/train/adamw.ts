@@ -5,7 +5,7 @@
 
 import type { GraphBuilder } from "../ir/graph/build.ts";
 import type { ParamInit, TensorType, ValueId } from "../ir/graph/types.ts";
-import type { Recipe, TrainedParameter } from "../ir/plan/training.ts";
+import { largestScale, type Recipe, type TrainedParameter } from "../ir/plan/training.ts";
 import { add, broadcastTo, div, mul, splat, sub } from "../../ops/emit.ts";
 
 /** A parameter that is a state of the graph, with its gradient in this run. */
@@ -31,7 +31,13 @@ export interface StepSettings {
   readonly eps: number;
   readonly clip?: number | undefined;
   readonly accumulate: number;
+  /** Where the loss was multiplied before it was differentiated. */
+  readonly scaling?: { readonly every: number; readonly scale: ValueId } | undefined;
 }
+
+/** States of loss scaling. */
+export const scaleName = "optimiser.scale";
+export const goodName = "optimiser.good";
 
 const scalar = { dtype: "f32", shape: [] } as const;
 
@@ -54,17 +60,29 @@ export function adamw(
   const share = several ? input("train.share") : undefined;
   const ends = several ? input("train.ends") : undefined;
 
+  // Exact: the scale is a power of two.
+  const unscale = s.scaling === undefined ? undefined : div(b, splat(b, s.scaling.scale, 1), s.scaling.scale);
+  const factors = [share, unscale].filter((f) => f !== undefined);
+  const part = factors.length === 0 ? undefined : factors.reduce((a, f) => mul(b, a, f));
   const sums = trained.map((p) => {
-    if (share === undefined) return { ...p, sum: undefined, total: p.gradient };
+    const own = part === undefined ? p.gradient : mul(b, p.gradient, wide(b, part, p.value));
+    if (share === undefined) return { ...p, sum: undefined, total: own };
     const sum = b.state(`optimiser.sum.${p.name}`, p.type);
-    return { ...p, sum, total: add(b, sum, mul(b, p.gradient, wide(b, share, p.value))) };
+    return { ...p, sum, total: add(b, sum, own) };
   });
   const squares = sums.map((p) => squareSum(b, p.total));
   const square = squares.reduce((a, x) => add(b, a, x), b.constant("f32", [], [0]));
   const norm = b.op("sqrt", [square]);
   b.output(gradientNorm, norm);
-  const finite = b.op("logical_and", [isFinite(b, square), isFinite(b, loss)]);
-  const applies = ends === undefined ? finite : b.op("logical_and", [finite, b.op("gt", [ends, splat(b, ends, 0)])]);
+  const finiteLoss = isFinite(b, loss);
+  const finite = b.op("logical_and", [isFinite(b, square), finiteLoss]);
+  const ending = ends === undefined ? undefined : b.op("gt", [ends, splat(b, ends, 0)]);
+  const applies = ending === undefined ? finite : b.op("logical_and", [finite, ending]);
+  if (s.scaling !== undefined) {
+    // A loss that is not finite is no matter of the scale: the training ends there.
+    const counts = ending === undefined ? finiteLoss : b.op("logical_and", [finiteLoss, ending]);
+    updateScale(b, s.scaling, applies, counts);
+  }
   const clipping = s.clip === undefined ? undefined : clipFactor(b, norm, s.clip);
 
   const parameters = sums.map((p): TrainedParameter => {
@@ -86,8 +104,8 @@ export function adamw(
     b.update(states.first, newM);
     b.update(states.second, newV);
     b.update(p.name, when(sub(b, kept, step), p.value));
-    if (p.sum !== undefined && ends !== undefined)
-      b.update(`optimiser.sum.${p.name}`, b.op("select", [over(b.op("gt", [ends, splat(b, ends, 0)])), number(0), p.total]));
+    if (p.sum !== undefined && ending !== undefined)
+      b.update(`optimiser.sum.${p.name}`, b.op("select", [over(ending), number(0), p.total]));
     b.at(before);
     return {
       name: p.name,
@@ -104,6 +122,19 @@ export function adamw(
 }
 
 const gradientNorm = "train.gradient_norm";
+
+/** Twice the scale after enough good steps in a row, half of it after a bad one. */
+function updateScale(b: GraphBuilder, { every, scale }: NonNullable<StepSettings["scaling"]>, applies: ValueId, counts: ValueId): void {
+  const number = (x: number): ValueId => splat(b, scale, x);
+  const good = b.state(goodName, scalar);
+  const more = add(b, good, number(1));
+  const grows = b.op("ge", [more, number(every)]);
+  const larger = b.op("select", [grows, b.op("minimum", [mul(b, scale, number(2)), number(largestScale)]), scale]);
+  const smaller = b.op("maximum", [mul(b, scale, number(0.5)), number(1)]);
+  const when = (now: ValueId, old: ValueId): ValueId => b.op("select", [counts, now, old]);
+  b.update(scaleName, when(b.op("select", [applies, larger, smaller]), scale));
+  b.update(goodName, when(b.op("select", [applies, b.op("select", [grows, number(0), more]), number(0)]), good));
+}
 
 /** A scalar over the shape of `like`. */
 function wide(b: GraphBuilder, value: ValueId, like: ValueId): ValueId {

@@ -9,8 +9,9 @@ import type { Graph, GraphNode, ParamNode, ValueId } from "../ir/graph/types.ts"
 import type { Recipe } from "../ir/plan/training.ts";
 import type { FuseOptions } from "../fuse/groups.ts";
 import { typeRule } from "../../ops/index.ts";
-import { adamw, type Trained } from "./adamw.ts";
+import { adamw, goodName, scaleName, type Trained } from "./adamw.ts";
 import { withinBudget, type MemoryBudget, type Recomputation } from "./budget.ts";
+import { computeIn } from "./compute.ts";
 import { early } from "./early.ts";
 import { addLora } from "./lora.ts";
 import { matches, matchesAny, type TrainSettings } from "./settings.ts";
@@ -73,17 +74,20 @@ export function trainingGraph(
   settings: TrainSettings,
 ): {
   readonly graph: Graph;
+  /** Values from this one on are of the backward pass, and behind it the optimiser's. */
+  readonly backward: ValueId;
   /** Values from this one on are the optimiser's. */
   readonly optimiser: ValueId;
   readonly recipe: Recipe;
 } {
-  const { lora } = settings;
+  const { lora, compute, scaling } = settings;
   const {
-    graph: source,
+    graph: whole,
     added,
     problem,
   } = lora === undefined ? { graph: original, added: new Set<string>(), problem: undefined } : addLora(original, lora);
   if (problem !== undefined) throw new TrainingCompileError(`a low-rank addition goes to the matrix of a layer, and ${problem}`);
+  const source = compute === undefined ? whole : computeIn(whole, compute);
   const kept = source.nodes.find((n) => n.kind === "state");
   if (kept?.kind === "state")
     throw new TrainingCompileError(`the graph ${source.name} has the state ${kept.name}: a graph that is trained has none`);
@@ -101,14 +105,16 @@ export function trainingGraph(
       return { kind: "state", id, type, loc, name };
     }),
   };
-  const backward = gradient(stateful, { outputs: [settings.loss], wrt: [...ids], seed: "one" });
-  const gradients = backward.outputs.slice(source.outputs.length);
+  const loss = source.outputs.find((o) => o.name === settings.loss)?.value;
+  if (loss === undefined) throw new TrainingCompileError(`the graph ${source.name} has no output ${settings.loss}`);
+  const forward: Forward = scaling === undefined ? { graph: stateful, differentiated: settings.loss } : scaled(stateful, loss);
+  const backward = gradient(forward.graph, { outputs: [forward.differentiated], wrt: [...ids], seed: "one" });
+  const gradients = backward.outputs.slice(forward.graph.outputs.length);
   const b = new GraphBuilder(source.name, typeRule, backward);
   b.clearOutputs();
   for (const o of source.outputs) b.output(o.name, o.value);
+  if (forward.scale !== undefined) b.output(scaleOutput, forward.scale);
   const { optimiser } = settings;
-  const loss = source.outputs.find((o) => o.name === settings.loss)?.value;
-  if (loss === undefined) throw new TrainingCompileError(`the graph ${source.name} has no output ${settings.loss}`);
   const optimiserFrom = b.nextId;
   const step = adamw(
     b,
@@ -129,16 +135,23 @@ export function trainingGraph(
         decay: matchesAny(optimiser.undecayed, n.name) ? 0 : optimiser.decay,
       };
     }),
-    { betas: optimiser.betas, eps: optimiser.eps, clip: settings.clip, accumulate: settings.accumulate },
+    {
+      ...{ betas: optimiser.betas, eps: optimiser.eps, clip: settings.clip, accumulate: settings.accumulate },
+      scaling: scaling === undefined || forward.scale === undefined ? undefined : { every: scaling.every, scale: forward.scale },
+    },
   );
   return {
     graph: b.build(),
+    backward: stateful.nodes.reduce((most, n) => Math.max(most, n.id), -1) + 1,
     optimiser: optimiserFrom,
     recipe: {
       format: "uhd-training",
       version: 1,
       graph: source.name,
-      outputs: { loss: settings.loss, gradientNorm: step.gradientNorm },
+      outputs: {
+        ...{ loss: settings.loss, gradientNorm: step.gradientNorm },
+        ...(forward.scale === undefined ? {} : { scale: scaleOutput }),
+      },
       inputs: step.inputs,
       optimiser: { name: "adamw", rate: optimiser.rate, betas: optimiser.betas, eps: optimiser.eps, decay: optimiser.decay },
       schedule: settings.schedule,
@@ -146,8 +159,28 @@ export function trainingGraph(
       accumulate: settings.accumulate,
       ...(settings.steps === undefined ? {} : { steps: settings.steps }),
       parameters: step.parameters,
+      ...(compute === undefined ? {} : { compute }),
+      ...(scaling === undefined ? {} : { scaling: { ...scaling, scale: scaleName, good: goodName } }),
     },
   };
+}
+
+const scaleOutput = "train.scale";
+
+interface Forward {
+  readonly graph: Graph;
+  /** The output that is differentiated. */
+  readonly differentiated: string;
+  readonly scale?: ValueId;
+}
+
+/** The graph with the loss times the scale, which is a state, as one more output. */
+function scaled(graph: Graph, loss: ValueId): Forward {
+  const b = new GraphBuilder(graph.name, typeRule, graph);
+  const scale = b.state(scaleName, { dtype: "f32", shape: [] });
+  const differentiated = "train.scaled_loss";
+  b.output(differentiated, b.op("mul", [loss, scale]));
+  return { graph: b.build(), differentiated, scale };
 }
 
 export function isTrained(settings: TrainSettings, name: string): boolean {

@@ -1,6 +1,6 @@
 // What a train section says, after checking, and how its patterns choose parameters. Builds nothing.
 
-import type { Schedule } from "../ir/plan/training.ts";
+import type { LossScaling, Schedule } from "../ir/plan/training.ts";
 
 export interface OptimiserSettings {
   readonly name: "adamw";
@@ -25,6 +25,9 @@ export interface LoraSettings {
   readonly rate?: number;
 }
 
+/** The element types that products may be computed of, besides f32. */
+export type HalfType = "f16" | "bf16";
+
 export interface TrainSettings {
   /** A graph of the file. */
   readonly graph: string;
@@ -39,6 +42,10 @@ export interface TrainSettings {
   readonly accumulate: number;
   readonly steps?: number;
   readonly lora?: LoraSettings;
+  /** Of what products are computed; f32 when left out. */
+  readonly compute?: HalfType;
+  /** By what the loss is multiplied before it is differentiated, so that small derivatives are not lost in f16. */
+  readonly scaling?: LossScaling;
 }
 
 const compiled = new Map<string, RegExp>();

@@ -10,7 +10,10 @@ export interface StepMetrics {
   readonly step: number;
   readonly epoch: number;
   readonly loss: number;
-  readonly gradientNorm: number;
+  /** Null in a step that was skipped because its gradients were not finite. */
+  readonly gradientNorm: number | null;
+  /** The factor of the loss, where it is scaled. */
+  readonly lossScale?: number;
   readonly learningRate: number;
   readonly samples: number;
   /** Of text, the supervised ones among them. */

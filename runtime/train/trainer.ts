@@ -10,8 +10,9 @@ import { openParams, type WeightsOptions } from "../weights/load.ts";
 import { needsTotal, rateFactor } from "./schedule.ts";
 import type { Recipe, StepInputs, StepOptions, StepResult, TrainerApi, TrainerOptions, TrainingArtefact } from "./types.ts";
 
-/** The name under which checkpoints keep how many steps were done. */
+/** The name under which checkpoints keep how many steps were done, and how many of them changed nothing. */
 const stepName = "optimiser.step";
+const skippedName = "optimiser.skipped";
 
 /** What a trainer needs of a session: runs, and states between them. */
 export type StepSession = Pick<Session, "plan" | "run" | "readState" | "writeState" | "close">;
@@ -26,6 +27,8 @@ export class Trainer implements TrainerApi {
   readonly untrained: readonly string[];
   readonly session: StepSession;
   #done = 0;
+  /** Steps whose gradients were not finite at the scale that the loss had. */
+  #skipped = 0;
   #tail: Promise<unknown> = Promise.resolve();
 
   private constructor(recipe: Recipe, session: StepSession, steps: number | undefined, untrained: readonly string[]) {
@@ -78,6 +81,7 @@ export class Trainer implements TrainerApi {
           await (added.has(p.name) ? own : params).read(p, 0, bytes);
           await session.writeState(p.name, tensorFromBytes("f32", p.shape, bytes));
         }
+        if (recipe.scaling !== undefined) await session.writeState(recipe.scaling.scale, scalar(recipe.scaling.initial));
         return new Trainer(recipe, session, steps, params.untrained);
       } catch (error) {
         await session.close();
@@ -94,7 +98,8 @@ export class Trainer implements TrainerApi {
 
   /**
    * One step of the optimiser. Steps of one trainer follow each other. Throws TrainingError when the loss or the gradient
-   * is not finite or all steps are done, and what a session's run throws; the parameters are then those of before.
+   * is not finite (see TrainerApi for a loss that is scaled) or all steps are done, and what a session's run throws; the
+   * parameters are then those of before.
    */
   step(inputs: StepInputs, options: StepOptions = {}): Promise<StepResult> {
     return this.#inOrder(() => this.#step(isList(inputs) ? inputs : [inputs], options));
@@ -103,16 +108,19 @@ export class Trainer implements TrainerApi {
   tensors(): Promise<ReadonlyMap<string, Tensor>> {
     return this.#inOrder(async () => {
       const found = new Map<string, Tensor>();
-      for (const name of this.#states()) found.set(name, await this.session.readState(name));
-      return found.set(stepName, { dtype: "i32", shape: [], data: Int32Array.of(this.#done) });
+      for (const [name] of this.#states()) found.set(name, await this.session.readState(name));
+      if (this.recipe.scaling !== undefined) found.set(skippedName, integer(this.#skipped));
+      return found.set(stepName, integer(this.#done));
     });
   }
 
   restore(tensors: ReadonlyMap<string, Tensor>): Promise<void> {
     return this.#inOrder(async () => {
-      const shapes = new Map(this.recipe.parameters.flatMap((p) => [p.name, p.first, p.second].map((name) => [name, p.shape] as const)));
+      const shapes = new Map(this.#states());
       const wanted = [...shapes].map(([name, shape]) => ({ name, text: typeText("f32", shape) }));
-      const all = [...wanted, { name: stepName, text: typeText("i32", []) }];
+      const { scaling } = this.recipe;
+      const counts = [stepName, ...(scaling === undefined ? [] : [skippedName])];
+      const all = [...wanted, ...counts.map((name) => ({ name, text: typeText("i32", []) }))];
       const textOf = (t: Tensor): string => typeText(t.dtype, t.shape);
       const missing = all.filter(({ name }) => !tensors.has(name)).map(({ name }) => name);
       const misshapen = all.flatMap(({ name, text }) => {
@@ -134,6 +142,7 @@ export class Trainer implements TrainerApi {
       }
       await this.#clearSums();
       this.#done = tensors.get(stepName)?.data[0] ?? 0;
+      this.#skipped = tensors.get(skippedName)?.data[0] ?? 0;
     });
   }
 
@@ -151,8 +160,11 @@ export class Trainer implements TrainerApi {
     return result;
   }
 
-  #states(): readonly string[] {
-    return this.recipe.parameters.flatMap((p) => [p.name, p.first, p.second]);
+  /** Those that checkpoints keep, with their shapes. */
+  #states(): readonly (readonly [string, readonly number[]])[] {
+    const { parameters, scaling } = this.recipe;
+    const own = parameters.flatMap((p) => [p.name, p.first, p.second].map((name) => [name, p.shape] as const));
+    return scaling === undefined ? own : [...own, [scaling.scale, []], [scaling.good, []]];
   }
 
   async #step(runs: readonly Inputs[], { signal }: StepOptions): Promise<StepResult> {
@@ -164,6 +176,8 @@ export class Trainer implements TrainerApi {
     const factor = rateFactor(recipe.schedule, this.#done, steps ?? Infinity);
     const [beta1, beta2] = recipe.optimiser.betas;
     const t = this.#done + 1;
+    // How often the moments have changed with this step: the corrections are of their means.
+    const changes = t - this.#skipped;
     const { inputs: names, outputs } = recipe;
     let [loss, last]: [number, RunResult | undefined] = [0, undefined];
     try {
@@ -171,8 +185,8 @@ export class Trainer implements TrainerApi {
         signal?.throwIfAborted();
         const given: Record<string, Tensor> = {
           [names.factor]: scalar(factor),
-          [names.firstCorrection]: scalar(1 / (1 - beta1 ** t)),
-          [names.secondCorrection]: scalar(1 / Math.sqrt(1 - beta2 ** t)),
+          [names.firstCorrection]: scalar(1 / (1 - beta1 ** changes)),
+          [names.secondCorrection]: scalar(1 / Math.sqrt(1 - beta2 ** changes)),
         };
         if (names.share !== undefined) given[names.share] = scalar(1 / runs.length);
         if (names.ends !== undefined) given[names.ends] = scalar(i === runs.length - 1 ? 1 : 0);
@@ -182,18 +196,23 @@ export class Trainer implements TrainerApi {
         loss += own / runs.length;
       }
       const gradientNorm = last?.outputs[outputs.gradientNorm]?.data[0] ?? NaN;
-      if (!Number.isFinite(gradientNorm)) throw new TrainingError(`${recipe.graph}: the gradient of step ${t} is ${gradientNorm}`);
+      const scale = outputs.scale === undefined ? undefined : (last?.outputs[outputs.scale]?.data[0] ?? NaN);
+      const skipped = !Number.isFinite(gradientNorm);
+      if (skipped && (scale === undefined || scale <= 1)) {
+        const at = scale === undefined ? "" : ", with the loss as it is";
+        throw new TrainingError(`${recipe.graph}: the gradient of step ${t} is ${gradientNorm}${at}`);
+      }
       this.#done = t;
+      if (skipped) this.#skipped++;
       return {
         loss,
         gradientNorm,
         learningRate: factor * recipe.optimiser.rate,
+        ...(scale === undefined ? {} : { scaling: { scale, skipped } }),
         step: t,
         milliseconds: performance.now() - begin,
         memory: last?.memory ?? { weights: 0, arena: 0 },
-        outputs: Object.fromEntries(
-          Object.entries(last?.outputs ?? {}).filter(([name]) => name !== outputs.loss && name !== outputs.gradientNorm),
-        ),
+        outputs: Object.fromEntries(Object.entries(last?.outputs ?? {}).filter(([name]) => !Object.values(outputs).includes(name))),
       };
     } catch (error) {
       // What a part of the runs added up is of no step. Where this fails too, the first error is the one to tell.
@@ -212,6 +231,8 @@ export class Trainer implements TrainerApi {
 function isList(inputs: StepInputs): inputs is readonly Inputs[] {
   return Array.isArray(inputs);
 }
+
+const integer = (value: number): Tensor => ({ dtype: "i32", shape: [], data: Int32Array.of(value) });
 
 function scalar(value: number): Tensor {
   return { dtype: "f32", shape: [], data: Float32Array.of(value) };

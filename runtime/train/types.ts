@@ -36,8 +36,10 @@ export interface StepOptions {
 export interface StepResult {
   /** Mean over the step's runs. */
   readonly loss: number;
-  /** Of all gradients together, before clipping. */
+  /** Of all gradients together, before clipping. Not finite in a step that was skipped. */
   readonly gradientNorm: number;
+  /** Where the loss is scaled: the factor of this step, and whether its gradients were not finite, so that no parameter changed. */
+  readonly scaling?: { readonly scale: number; readonly skipped: boolean };
   /** The rate of this step at the optimiser's own rate. */
   readonly learningRate: number;
   /** How many steps were done, this one included. */
@@ -52,7 +54,10 @@ export interface StepResult {
 /** Runs that make one step: one, or as many as `accumulate` says (fewer at the end of an epoch). */
 export type StepInputs = Inputs | readonly Inputs[];
 
-/** What trainer.ts implements. A step whose loss or gradient is not finite rejects with TrainingError and changes nothing. */
+/**
+ * What trainer.ts implements. A step whose loss or gradient is not finite rejects with TrainingError and changes nothing.
+ * Where the loss is scaled, such a gradient halves the scale and the step counts as done, until the scale is 1.
+ */
 export interface TrainerApi extends AsyncDisposable {
   readonly recipe: Recipe;
   /** T. */

@@ -12,7 +12,7 @@ import type { HostValue } from "../../ir/plan/host.ts";
 import { runHostProgram } from "../../ir/plan/host-eval.ts";
 import { weightsMemory } from "../../ir/plan/memory.ts";
 import type { Plan, PlanBuffer, PlanParam, Step } from "../../ir/plan/types.ts";
-import type { Recipe } from "../../ir/plan/training.ts";
+import type { LossScaling, Recipe } from "../../ir/plan/training.ts";
 import type { Recomputation } from "../../train/budget.ts";
 import { compileTraining, type CompiledTraining } from "../../train/index.ts";
 import { assignments, imageSize, loadChecked } from "../common.ts";
@@ -67,6 +67,10 @@ export interface ExplainedTraining {
   readonly accumulate: number;
   readonly schedule: Recipe["schedule"];
   readonly rate: number;
+  /** Of what products are computed. */
+  readonly compute: "f32" | "f16" | "bf16";
+  /** Null where the loss is differentiated as it is. */
+  readonly scaling: LossScaling | null;
 }
 
 export interface Explanation {
@@ -175,6 +179,8 @@ function trainingOf(recipe: Recipe): ExplainedTraining {
     accumulate: recipe.accumulate,
     schedule: recipe.schedule,
     rate: recipe.optimiser.rate,
+    compute: recipe.compute ?? "f32",
+    scaling: recipe.scaling === undefined ? null : { initial: recipe.scaling.initial, every: recipe.scaling.every },
   };
 }
 

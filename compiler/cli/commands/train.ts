@@ -212,6 +212,7 @@ function settingsOf(
     parameters: String(parameters.length),
     inputs: plan.inputs.map((i) => i.name).join(" "),
     recipe: JSON.stringify({ optimiser: recipe.optimiser, schedule: recipe.schedule, clip: recipe.clip ?? null }),
+    ...(recipe.compute === undefined ? {} : { compute: JSON.stringify({ products: recipe.compute, scaling: recipe.scaling ?? null }) }),
     data: records.sha256,
     seed: String(options.seed),
     "bad records": options.onBad,
@@ -312,11 +313,11 @@ async function whereFrom(
   const { findNonFinite } = await import("../nonfinite.ts");
   const source = program.train === undefined ? undefined : program.graphs.get(program.train.graph);
   if (source === undefined || program.train === undefined) return "the graph is not to be had";
-  const { graph, recipe } = trainingGraph(source, program.train);
+  const { graph, backward, recipe } = trainingGraph(source, program.train);
   return findNonFinite({
     graph,
     recipe,
-    forward: source.nodes.reduce((most, n) => Math.max(most, n.id), 0),
+    backward,
     tensors: await trainer.tensors(),
     runs,
     session: { ...from, ...(from.weights === undefined ? {} : { weights: { ...from.weights, extra: "ignore" } }) },

@@ -10,6 +10,18 @@ export interface Schedule {
   readonly warmup: { readonly k: "share"; readonly of: number } | { readonly k: "steps"; readonly count: number };
 }
 
+/**
+ * The factor of the loss in mixed precision: a power of two, doubled after `every` steps in a row whose gradients were
+ * finite, halved after one whose were not; that step changes no parameter.
+ */
+export interface LossScaling {
+  readonly initial: number;
+  readonly every: number;
+}
+
+/** The largest factor of a loss: halves have little room above it for what is not small. */
+export const largestScale = 2 ** 24;
+
 /** A parameter that is trained: a state of the plan, with its two moments as states of their own. */
 export interface TrainedParameter {
   /** The state's name, which is the parameter's public name. */
@@ -35,7 +47,12 @@ export interface Recipe {
   /** The graph that is trained. */
   readonly graph: string;
   /** Names of the plan's outputs. */
-  readonly outputs: { readonly loss: string; readonly gradientNorm: string };
+  readonly outputs: {
+    readonly loss: string;
+    readonly gradientNorm: string;
+    /** The factor of this run; where the loss is scaled. */
+    readonly scale?: string;
+  };
   /**
    * f32[] inputs that each run is given: the schedule's factor; 1/(1-β₁ᵗ) and 1/√(1-β₂ᵗ) of the step; the share of this
    * run's gradient in the step's; and 1 for the run that ends a step, else 0. The last two only where steps have several runs.
@@ -62,4 +79,8 @@ export interface Recipe {
   /** T, where the file says it. */
   readonly steps?: number;
   readonly parameters: readonly TrainedParameter[];
+  /** Of what products are computed, where it is not f32. */
+  readonly compute?: "f16" | "bf16";
+  /** f32[] states: the factor, and how many steps in a row were good. The first begins at `initial`. */
+  readonly scaling?: LossScaling & { readonly scale: string; readonly good: string };
 }

@@ -59,7 +59,7 @@ const fewRows = 2;
 
 export function lowerGpuMatmul(kernel: Kernel, gpu: GpuCapabilities): ImpFunction | undefined {
   const emitter = new Emitter(kernel.buffers, true);
-  const product = productOf(kernel, gpuPanel, emitter);
+  const product = productOf(kernel, gpuPanel, emitter, { halves: true });
   return product === undefined ? undefined : new Builder(kernel, product, gpu, emitter).build();
 }
 
