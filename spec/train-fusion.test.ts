@@ -1,7 +1,9 @@
-// What fusion makes of backward passes: a row's reduction is made once a row, also where only some elements ask for it; and
-// products whose right operand lies as they read it pack nothing.
+// What fusion makes of backward passes: a row's reduction is made once a row, also where only some elements ask for it;
+// products whose right operand lies as they read it pack nothing; a norm with all that is kept of it is one kernel.
 
+import * as fc from "fast-check";
 import { expect, test } from "vitest";
+import { gradient } from "../compiler/autodiff/reverse.ts";
 import { compileGraph } from "../compiler/compile.ts";
 import { dim } from "../compiler/ir/dim.ts";
 import { GraphBuilder } from "../compiler/ir/graph/build.ts";
@@ -10,7 +12,10 @@ import type { Graph } from "../compiler/ir/graph/types.ts";
 import { operandsOf } from "../compiler/ir/kernel/build.ts";
 import type { Expr } from "../compiler/ir/kernel/types.ts";
 import { referenceOf, typeRule } from "../ops/index.ts";
+import { WasmDevice } from "../runtime/devices/wasm/device.ts";
 import { Session } from "../runtime/session.ts";
+import { runs, seed } from "./conformance/property.ts";
+import { emulated } from "./gpu-emulator.ts";
 
 const folds = (e: Expr): boolean => e.k === "fold" || operandsOf(e).some(folds);
 
@@ -67,7 +72,6 @@ test.each([8, 24, 512, 20, 520])("gradients of a product by %i columns are what 
       x: { dtype: "f32", shape: [rows, columns], data: floats(rows * columns, 2) },
       g: { dtype: "f32", shape: [rows, 13], data: floats(rows * 13, 3) },
     } as const;
-    const f64 = <T extends { readonly data: Float32Array }>(tensor: T) => ({ ...tensor, data: Float64Array.from(tensor.data) });
     const expected = evalGraph(graph, referenceOf, {
       inputs: { x: f64(inputs.x), g: f64(inputs.g) },
       params: {},
@@ -79,4 +83,99 @@ test.each([8, 24, 512, 20, 520])("gradients of a product by %i columns are what 
       data.forEach((v, i) => expect(Math.abs((outputs[name]?.data[i] ?? NaN) - v), `${name}[${i}], ${rows} rows`).toBeLessThan(1e-5));
     }
   }
+});
+
+// ---- Row families ---------------------------------------------------------------------------------------------------
+
+type Norm = "layer_norm" | "rms_norm";
+
+/** A norm and its gradients, over rows of `d` elements, `heads` to a point where there are some. */
+function normed(norm: Norm, d: number, heads: number | undefined): Graph {
+  const b = new GraphBuilder("normed", typeRule);
+  const t = b.symbol("T", 0, 512);
+  const shape = [t, ...(heads === undefined ? [] : [dim(heads)]), dim(d)];
+  const [x, gamma, beta] = [
+    b.input("x", { dtype: "f32", shape }),
+    b.input("gamma", { dtype: "f32", shape: [dim(d)] }),
+    norm === "layer_norm" ? [b.input("beta", { dtype: "f32", shape: [dim(d)] })] : [],
+  ];
+  b.output("y", b.op(norm, [x, gamma, ...beta], { eps: 1e-3 }));
+  return gradient(b.build(), { wrt: [x, gamma, ...beta] });
+}
+
+const f64 = ({ dtype, shape, data }: { readonly dtype: "f32"; readonly shape: readonly number[]; readonly data: Float32Array }) => ({
+  dtype,
+  shape,
+  data: Float64Array.from(data),
+});
+
+test("norms and their gradients are what their references say, on CPUs and on GPUs", async () => {
+  await using device = await WasmDevice.create({ threads: 1, simd: "plain" });
+  await fc.assert(
+    fc.asyncProperty(
+      fc.constantFrom<Norm>("layer_norm", "rms_norm"),
+      fc.oneof(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 30, max: 70 })),
+      fc.option(fc.integer({ min: 1, max: 3 }), { nil: undefined }),
+      fc.constantFrom(0, 1, 2, 5),
+      fc.integer({ min: 1, max: 1000 }),
+      fc.boolean(),
+      async (norm, d, heads, rows, salt, odd) => {
+        const graph = normed(norm, d, heads);
+        const shape = [rows, ...(heads === undefined ? [] : [heads]), d];
+        const count = rows * (heads ?? 1) * d;
+        const x = floats(count, salt);
+        // Numbers that are none stay in their row.
+        if (odd && count > d) [NaN, Infinity, -0].forEach((v, i) => i < d && (x[i] = v));
+        const vector = (name: string, more: number) =>
+          graph.nodes.some((n) => n.kind === "input" && n.name === name)
+            ? { [name]: { dtype: "f32" as const, shape: [d], data: floats(d, salt + more) } }
+            : {};
+        const inputs = {
+          x: { dtype: "f32" as const, shape, data: x },
+          "d.y": { dtype: "f32" as const, shape, data: floats(count, salt + 1) },
+          ...vector("gamma", 2),
+          ...vector("beta", 3),
+        };
+        const wide = Object.fromEntries(Object.entries(inputs).map(([name, t]) => [name, f64(t)]));
+        const expected = evalGraph(graph, referenceOf, { inputs: wide, params: {}, states: {} }).outputs;
+        const compare = (outputs: Readonly<Record<string, { readonly data: ArrayLike<number> }>>, on: string): void => {
+          for (const [name, { data }] of Object.entries(expected))
+            data.forEach((v, i) => {
+              const found = outputs[name]?.data[i] ?? -12345;
+              if (!Object.is(found, v) && !(Math.abs(found - v) <= 2e-4 * (1 + Math.abs(v))) && !(Number.isNaN(found) && Number.isNaN(v)))
+                throw new Error(`${on}: ${name}[${i}] is ${found}, not ${v}`);
+            });
+        };
+        await using session = await Session.create(compileGraph(graph), { device });
+        compare((await session.run(inputs)).outputs, "WebAssembly");
+        compare(
+          await emulated(compileGraph(graph, { target: "webgpu", features: { subgroups: 4, f16: false } }), 0, wide),
+          "the emulator of GPUs",
+        );
+      },
+    ),
+    { numRuns: Math.ceil(runs / 8), seed },
+  );
+}, 120_000);
+
+test.each(["layer_norm", "rms_norm"] as const)("%s with what its derivative reads is one kernel, and its derivative two", (norm) => {
+  const { plan } = compileGraph(normed(norm, 96, undefined));
+  const [y] = plan.outputs;
+  const steps = plan.steps.flatMap((s) => (s.k === "dispatch" ? [s.buffers] : []));
+  expect(steps.length).toBe(3);
+  expect(steps[0]).toContain(y?.buffer);
+});
+
+test("what is costly is not made twice for a row that is stored", () => {
+  const b = new GraphBuilder("costly", typeRule);
+  const t = b.symbol("T", 1, 4096);
+  const shape = [t, dim(40)];
+  const e = b.op("exp", [b.input("x", { dtype: "f32", shape })]);
+  const sum = b.op("reduce_sum", [e], { axes: [1], keep: true });
+  b.output("e", e);
+  b.output("share", b.op("div", [e, b.op("broadcast", [sum], { shape })]));
+  const { kernels, plan } = compileGraph(b.build());
+  const exps = (x: Expr): boolean => (x.k === "unary" && x.op === "exp") || operandsOf(x).some(exps);
+  expect(kernels.flatMap((k) => k.stages.filter((s) => exps(s.value))).length).toBe(1);
+  expect(plan.steps.length).toBe(2);
 });

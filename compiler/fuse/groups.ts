@@ -10,6 +10,7 @@ import { opOf } from "../../ops/index.ts";
 import type { BindingLimits } from "../passes/limits.ts";
 import { parametric } from "../passes/parametric.ts";
 import { bufferOf, inPlaceWrites, isSplat, nodeOf, type Values } from "./expand.ts";
+import { joinRows } from "./row-families.ts";
 import { joinSiblings, updateInPlace } from "./siblings.ts";
 import { productParts } from "./patterns.ts";
 import { contractionFold, emptyGroup, hasFold, isRegular, mayJoin, readBy, rowsWith, type Group } from "./legality.ts";
@@ -109,8 +110,10 @@ class Fuser {
     const declined = this.declined.toReversed();
     if (!this.options.fuse) return { values, groups, fixed, declined };
     const gas = (this.options.gas ?? Infinity) - this.accepted;
-    const joined = joinSiblings(this.graph, values, groups, { buffers: this.mostBuffers, gas, fixed });
-    const { updated, groups: all } = updateInPlace(this.graph, values, joined, fixed);
+    const options = { buffers: this.mostBuffers, gas, fixed };
+    const siblings = joinSiblings(this.graph, values, groups, options);
+    const rows = joinRows(this.graph, values, siblings, { ...options, gas: gas - (groups.length - siblings.length) });
+    const { updated, groups: all } = updateInPlace(this.graph, values, rows, fixed);
     return { values: { ...values, updated }, groups: all, fixed, declined };
   }
 

@@ -12,7 +12,7 @@ import { linearIndex } from "../../ops/expr.ts";
 import { Expander, loadName, nodeOf, placeOf, writtenType, type Values } from "./expand.ts";
 import { axisName, contractionFold, emptyGroup, expandGroup, type Group } from "./legality.ts";
 import { attentionParts, contractionParts, productParts } from "./patterns.ts";
-import { rowReductions } from "./rows.ts";
+import { rowReductions, rowReductionsOfAll } from "./rows.ts";
 import { unpackedPattern } from "./unpacked.ts";
 
 /** What a kernel's buffer holds. */
@@ -155,9 +155,69 @@ export function siblingValues(
   return { axes: axesOf(shape), stores: g.roots.map((root) => ({ index, value: expander.root(root, at) })), expander };
 }
 
+/** What a row family stores (see row-families.ts), the reductions of a row before it. */
+export interface RowFamilyValues {
+  readonly axes: readonly Axis[];
+  readonly lets: readonly Stage[];
+  readonly stores: readonly { readonly axes: readonly Axis[]; readonly index: Expr; readonly value: Expr }[];
+  /** By root that others are made of: whether they ask for its elements in their own row alone, and at how many places of it. */
+  readonly asked: readonly { readonly id: ValueId; readonly inRow: boolean; readonly places: number }[];
+  readonly interner: Interner;
+  readonly times: ReadonlyMap<ValueId, number>;
+}
+
+export function rowFamilyValues(values: Values, g: Pick<Group, "roots" | "inlined">): RowFamilyValues {
+  const roots = new Set(g.roots);
+  const asked = new Map<ValueId, Map<Expr, boolean>>();
+  const expander: Expander = new Expander(values, {
+    isInlined: (v) => g.inlined.has(v) || roots.has(v),
+    replace: (v, index) => {
+      if (!roots.has(v)) return undefined;
+      const at = index.map((i) => expander.simplifier.simplify(i));
+      const inRow = at.slice(0, -1).every((e, i) => (e.k === "var" ? e.name === axisName(i) : e.k === "const" && e.value === 0));
+      const known = asked.get(v) ?? new Map<Expr, boolean>();
+      asked.set(v, known.set(at.at(-1) ?? i32(0), inRow));
+      return undefined;
+    },
+  });
+  const stores = g.roots.map((root) => {
+    const { shape } = nodeOf(values, root).type;
+    const at = shape.map((d, i) => expander.axis(axisName(i), d));
+    const inner = axesOf(shape)
+      .slice(-1)
+      .filter((a) => dimConstant(a.extent) !== 1);
+    return { axes: inner, index: expander.simplifier.simplify(linearIndex(at, shape)), value: expander.root(root, at) };
+  });
+  const lead = nodeOf(values, g.roots[0] ?? -1).type.shape.slice(0, -1);
+  const axes = axesOf(lead).filter((a) => dimConstant(a.extent) !== 1);
+  const { interner } = expander.simplifier;
+  const { lets, values: made } = rowReductionsOfAll(
+    stores.map((s) => s.value),
+    new Set(axes.map((a) => a.name)),
+    interner,
+  );
+  return {
+    axes,
+    lets,
+    stores: stores.map((s, i) => ({ ...s, value: made[i] ?? s.value })),
+    asked: [...asked].map(([id, places]) => ({ id, inRow: [...places.values()].every((x) => x), places: places.size })),
+    interner,
+    times: expander.times,
+  };
+}
+
+function rowFamilyKernel(values: Values, g: Group): BuiltKernel {
+  const { axes, lets, stores, times } = rowFamilyValues(values, g);
+  // Numbers of a row before its elements; those that go over the same elements in one loop.
+  const all = stores.map((s, i): Stage => ({ k: "store", axes: s.axes, buffer: outName(i), index: s.index, value: s.value }));
+  const sorted = [...all.filter((s) => s.k === "store" && s.axes.length === 0), ...all.filter((s) => s.k === "store" && s.axes.length > 0)];
+  return finish(values, g, { axes, stages: [...lets, ...sorted] }, times);
+}
+
 const outName = (root: number): string => (root === 0 ? "out" : `out_${root}`);
 
 function loopKernel(values: Values, g: Group): BuiltKernel {
+  if (g.rowFamily) return rowFamilyKernel(values, g);
   if (g.roots.length > 1 || values.updated?.has(g.root) === true) return siblingsKernel(values, g);
   const { expander, value } = expandGroup(values, g);
   const { shape } = writtenType(values, g.root);

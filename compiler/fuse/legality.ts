@@ -28,6 +28,8 @@ export interface Group {
   readonly operands: Set<ValueId>;
   /** Dimensions of the root whose points each have reductions of their own; undefined when nothing was reduced into it. */
   rows: readonly number[] | undefined;
+  /** Several values of each row: see Note [Row families] in row-families.ts. */
+  readonly rowFamily: boolean;
   /** It folds over taps or the like for every element. */
   heavy: boolean;
 }
@@ -43,6 +45,7 @@ export function emptyGroup(root: ValueId, more: Partial<Group> = {}): Group {
     attention: false,
     operands: new Set(),
     rows: undefined,
+    rowFamily: false,
     heavy: false,
     ...more,
   };

@@ -15,11 +15,31 @@ export function rowReductions(
   rows: ReadonlySet<string>,
   interner: Interner,
 ): { readonly lets: readonly Stage[]; readonly value: Expr } {
+  const { lets, values } = taken([value], rows, interner, value);
+  return { lets, value: values[0] ?? value };
+}
+
+/** The same for several values of a row, which have each reduction once. What is a reduction as a whole is taken out too. */
+export function rowReductionsOfAll(
+  values: readonly Expr[],
+  rows: ReadonlySet<string>,
+  interner: Interner,
+): { readonly lets: readonly Stage[]; readonly values: readonly Expr[] } {
+  return taken(values, rows, interner, undefined);
+}
+
+/** `whole` stays, though it is a reduction. */
+function taken(
+  values: readonly Expr[],
+  rows: ReadonlySet<string>,
+  interner: Interner,
+  whole: Expr | undefined,
+): { readonly lets: readonly Stage[]; readonly values: readonly Expr[] } {
   const lets: Stage[] = [];
   const reads = new Reads();
   const within = (e: Expr, names: (name: string) => boolean): boolean => [...reads.of(e)].every(names);
   const ofRow = (e: Expr): boolean => within(e, (n) => rows.has(n));
-  const whole: Scope = { guard: undefined, certain: evaluated(value), outer: undefined };
+  const outer: Scope = { guard: undefined, certain: evaluated(...values), outer: undefined };
   /** By the condition under which they are needed; undefined where they always are. */
   const done = new Map<Expr | undefined, Map<Expr, Expr>>();
   const visit = (e: Expr, given: Scope): Expr => {
@@ -30,7 +50,7 @@ export function rowReductions(
     const before = known.get(e);
     if (before !== undefined) return before;
     let made = interner.intern(e.k === "select" ? sides(e, scope) : mapOperands(e, (x) => visit(x, scope)));
-    if ((e.k === "fold" || e.k === "iterate") && e !== value && ofRow(e)) {
+    if ((e.k === "fold" || e.k === "iterate") && e !== whole && ofRow(e)) {
       const name = `r${lets.length}`;
       const type = typeOfExpr(made);
       const zero: Expr = { k: "const", type, value: 0 };
@@ -51,7 +71,7 @@ export function rowReductions(
     };
     return { ...e, cond, a: side(e.a, cond), b: side(e.b, interner.intern(unary("not", cond))) };
   };
-  return { value: visit(value, whole), lets };
+  return { lets, values: values.map((v) => visit(v, outer)) };
 }
 
 /** A side of a select: what is evaluated there, under which condition, and what it is a side within. */
@@ -68,15 +88,15 @@ function outermost(scope: Scope, e: Expr): Scope {
   return found;
 }
 
-/** The parts of `e` that are evaluated wherever it is: those that are not in a side of a select alone. */
-function evaluated(e: Expr): ReadonlySet<Expr> {
+/** The parts of `all` that are evaluated wherever they are: those that are not in a side of a select alone. */
+function evaluated(...all: readonly Expr[]): ReadonlySet<Expr> {
   const seen = new Set<Expr>();
   const visit = (x: Expr): void => {
     if (seen.has(x)) return;
     seen.add(x);
     for (const part of x.k === "select" ? [x.cond] : operandsOf(x)) visit(part);
   };
-  visit(e);
+  for (const e of all) visit(e);
   return seen;
 }
 

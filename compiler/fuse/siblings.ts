@@ -12,24 +12,14 @@
 //   one. The store of what is replaced stands behind all stores that are made of it. in-place.ts proves it of the kernel,
 //   verify-steps.ts proves of the plan that nothing reads the state afterwards.
 
-import { dimConstant, dimProduct, type Dim } from "../ir/dim.ts";
+import { dimConstant } from "../ir/dim.ts";
 import type { Graph, ValueId } from "../ir/graph/types.ts";
 import { operandsOf } from "../ir/kernel/build.ts";
 import type { Expr } from "../ir/kernel/types.ts";
 import { bufferOf, loadName, nodeOf, type Values } from "./expand.ts";
 import { siblingValues } from "./kernels.ts";
 import { readBy, type Group } from "./legality.ts";
-
-export interface SiblingOptions {
-  /** Buffers of a kernel at most. */
-  readonly buffers: number;
-  /** How many may join. */
-  readonly gas: number;
-  readonly fixed: ReadonlySet<ValueId>;
-}
-
-/** A function takes a pointer for each buffer; more than this many tell an engine nothing and make it slow to compile. */
-const manyBuffers = 96;
+import { Neighbours, readersOf, sizeOf, type SiblingOptions } from "./neighbours.ts";
 
 /** `groups` in the order of the graph. First those join that have something in common, then whole families of one shape. */
 export function joinSiblings(graph: Graph, values: Values, groups: readonly Group[], options: SiblingOptions): readonly Group[] {
@@ -48,10 +38,7 @@ class Siblings {
   readonly #groups: readonly Group[];
   readonly #options: SiblingOptions;
   readonly #related: boolean;
-  readonly #readers: ReadonlyMap<ValueId | "pack", readonly number[]>;
-  readonly #reads: readonly ReadonlySet<ValueId | "pack">[];
-  readonly #states: ReadonlySet<ValueId>;
-  readonly #ends: ReadonlySet<ValueId>;
+  readonly #near: Neighbours;
   readonly #elementwise = new Map<number, ReadonlyMap<ValueId, boolean>>();
 
   constructor(graph: Graph, values: Values, groups: readonly Group[], options: SiblingOptions, related: boolean) {
@@ -59,10 +46,7 @@ class Siblings {
     this.#groups = groups;
     this.#options = options;
     this.#related = related;
-    this.#reads = groups.map((g) => readBy(values, g));
-    this.#readers = readersOf(this.#reads);
-    this.#states = new Set(graph.updates.map((u) => u.value));
-    this.#ends = new Set([...graph.outputs, ...graph.updates].map((o) => bufferOf(values, o.value)));
+    this.#near = new Neighbours(graph, values, groups);
   }
 
   run(): readonly Group[] {
@@ -81,30 +65,8 @@ class Siblings {
         this.joined++;
       }
     }
-    const made = new Map<number, Group | undefined>();
-    for (const { members } of [...families.values()].flat()) {
-      const last = members.at(-1);
-      if (last === undefined || members.length === 1) continue;
-      for (const m of members) made.set(m, undefined);
-      made.set(last, this.#together(members));
-    }
-    return this.#groups.flatMap((g, i) => (made.has(i) ? (made.get(i) ?? []) : g));
-  }
-
-  /** One group; what only its own stores are made of is written no more. */
-  #together(members: readonly number[]): Group {
-    const groups = members.flatMap((m) => this.#groups[m] ?? []);
-    const last = groups.at(-1);
-    if (last === undefined) throw new Error("a family has members");
-    const own = new Set(members);
-    const all = groups.flatMap((g) => g.roots);
-    const isInside = (v: ValueId): boolean =>
-      v !== last.root &&
-      !this.#ends.has(v) &&
-      (this.#readers.get(v) ?? []).every((r) => own.has(r)) &&
-      (this.#readers.get(v) ?? []).length > 0;
-    const inlined = new Set([...groups.flatMap((g) => [...g.inlined]), ...all.filter(isInside)]);
-    return { ...last, roots: all.filter((v) => !isInside(v)), inlined };
+    const all = [...families.values()].flat().map((f) => f.members);
+    return this.#near.joined(all, (members) => this.#near.together(members));
   }
 
   /** A loop over elements, each of which is a store of its own. */
@@ -118,49 +80,17 @@ class Siblings {
 
   #mayJoin({ members }: Family, at: number): boolean {
     const roots = members.flatMap((m) => this.#groups[m]?.roots ?? []);
-    const own = new Set([...members, at]);
-    const reads = this.#reads[at] ?? new Set();
+    const reads = this.#near.reads(at);
     if (this.#related && !roots.some((r) => reads.has(r)) && !members.some((m) => this.#shares(m, at))) return false;
-    if (roots.some((root) => (this.#readers.get(root) ?? []).some((r) => r <= at && !own.has(r)))) return false;
-    const buffers = new Set([
-      ...roots,
-      ...(this.#groups[at]?.roots ?? []),
-      ...members.flatMap((m) => [...(this.#reads[m] ?? [])]),
-      ...reads,
-    ]);
-    if (buffers.size > Math.min(this.#options.buffers, manyBuffers)) return false;
-    if (!this.#isQuiet(members[0] ?? at, at) && !members.every((m) => this.#keepsNothing(m, at))) return false;
+    if (!this.#near.mayWait(members, at, this.#options.buffers)) return false;
     return roots.every((root) => !reads.has(root) || this.#loads(at).get(root) === true);
   }
 
   /** Do both read a value as large as what they write? */
   #shares(m: number, at: number): boolean {
     const size = sizeOf(this.#values, this.#groups[at]?.root ?? -1).text;
-    return [...(this.#reads[m] ?? [])].some(
-      (v) => v !== "pack" && this.#reads[at]?.has(v) === true && sizeOf(this.#values, v).text === size,
-    );
-  }
-
-  /** Do the kernels from one place to another write nothing but states? */
-  #isQuiet(from: number, to: number): boolean {
-    for (let i = from; i <= to; i++) if (this.#groups[i]?.roots.every((r) => this.#states.has(r)) !== true) return false;
-    return true;
-  }
-
-  /** Is no more in memory at place `at` because the group is there and not where it was? */
-  #keepsNothing(m: number, at: number): boolean {
-    const written = this.#groups[m]?.roots.map((r) => sizeOf(this.#values, r)) ?? [];
-    for (const v of this.#reads[m] ?? []) {
-      if (v === "pack" || nodeOf(this.#values, v).kind !== "op" || this.#ends.has(v)) continue;
-      if ((this.#readers.get(v)?.at(-1) ?? -1) >= at) continue;
-      const size = sizeOf(this.#values, v);
-      if (isSmall(size)) continue;
-      // What is written later makes up for what is read later.
-      const same = written.findIndex((w) => w.text === size.text);
-      if (same < 0) return false;
-      written.splice(same, 1);
-    }
-    return true;
+    const theirs = this.#near.reads(at);
+    return [...this.#near.reads(m)].some((v) => v !== "pack" && theirs.has(v) && sizeOf(this.#values, v).text === size);
   }
 
   /** By value that the kernel loads, whether it does so only at the element that it stores. */
@@ -170,26 +100,6 @@ class Siblings {
     this.#elementwise.set(at, known);
     return known;
   }
-}
-
-function readersOf(reads: readonly ReadonlySet<ValueId | "pack">[]): ReadonlyMap<ValueId | "pack", readonly number[]> {
-  const found = new Map<ValueId | "pack", number[]>();
-  for (const [i, own] of reads.entries())
-    for (const v of own) {
-      const list = found.get(v) ?? [];
-      list.push(i);
-      found.set(v, list);
-    }
-  return found;
-}
-
-const sizeOf = (values: Values, id: ValueId): Dim => dimProduct(nodeOf(values, id).type.shape);
-
-/** Not worth a thought where memory is counted. */
-const smallSize = 4096;
-
-function isSmall(size: Dim): boolean {
-  return (dimConstant(size) ?? Infinity) <= smallSize;
 }
 
 function elementwiseLoads(values: Values, g: Pick<Group, "roots" | "inlined">): ReadonlyMap<ValueId, boolean> {

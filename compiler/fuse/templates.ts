@@ -85,7 +85,7 @@ export class KernelTemplates {
       return `${visit(root)}${state === undefined ? "" : ` over ${visit(state)}`}`;
     });
     const place = this.values.inPlace?.has(g.root) === true ? "in place " : "";
-    const kind = `${place}${g.packs === undefined ? "" : "packs "}${g.attention ? "attention " : ""}${g.heavy ? "heavy " : ""}rows ${g.rows?.join() ?? "none"} roots ${roots.join()}`;
+    const kind = `${place}${g.packs === undefined ? "" : "packs "}${g.attention ? "attention " : ""}${g.heavy ? "heavy " : ""}${g.rowFamily ? "row family " : ""}rows ${g.rows?.join() ?? "none"} roots ${roots.join()}`;
     const own =
       g.contraction === undefined
         ? ""
