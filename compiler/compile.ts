@@ -27,6 +27,7 @@ import { KernelTemplates, type TemplatedKernel } from "./fuse/templates.ts";
 import { attentionPairs } from "./fuse/work.ts";
 import { makePlan, type Dispatch } from "./memory/plan.ts";
 import { readOnlyBuffers } from "./memory/read-only.ts";
+import { shareTables } from "./memory/shared-tables.ts";
 import { PassError, runPasses } from "./passes/pipeline.ts";
 import type { BindingLimits } from "./passes/limits.ts";
 import type { Quantise, Unquantised } from "./passes/quantise.ts";
@@ -204,12 +205,14 @@ function compiled(source: Graph, options: CommonOptions, variants: readonly Capa
   const grouping = group(graph, fusion);
   const packed = new Set(grouping.groups.flatMap((g) => (g.packs === undefined ? [] : [g.packs])));
   const templates = new KernelTemplates(grouping.values, packed);
-  const built = grouping.groups.map((g) => templates.build(g));
+  const alone = grouping.groups.map((g) => templates.build(g));
+  const built = fuse ? shareTables(graph, grouping, alone) : alone;
   const { kernels: whole, nameOf } = unique(built);
   const bounds = new Map(graph.symbols.map((s) => [s.name, s]));
   const split = new Map<string, SplitAttention>();
   const exact = whole.flatMap((k) => {
-    const made = splits === true ? splitAttention(k, bounds) : undefined;
+    // What follows the passes plans memory by itself, without parts.
+    const made = splits === true && options.last === undefined ? splitAttention(k, bounds) : undefined;
     // Loops take what no builder does, and they need no parts.
     if (made === undefined || !variants.every((capabilities) => lower(made.parts, capabilities).built)) return [k];
     split.set(k.name, made);

@@ -132,13 +132,22 @@ export function kernelBytes(values: Values, { kernel, operands, group: g }: Buil
     const whole = dimProduct(b.shape);
     const part =
       operand?.k !== "value"
-        ? undefined
+        ? operand !== undefined && g.packs === undefined && operand.of !== g.contraction
+          ? // The panels of a table, of which rows are looked up: see memory/shared-tables.ts.
+            touched.get(bufferOf(values, rightOf(values, operand.of)))
+          : undefined
         : g.roots.includes(operand.id)
           ? dimProduct(writtenType(values, operand.id).shape)
           : touched.get(operand.id);
     sum = dimAdd(sum, dimMul(dim(bytesOf(b.dtype)), part === undefined ? whole : least(values, part, whole)));
   }
   return sum;
+}
+
+/** What a product multiplies by. */
+function rightOf(values: Values, contraction: ValueId): ValueId {
+  const node = nodeOf(values, contraction);
+  return node.kind === "op" ? (node.operands[1] ?? contraction) : contraction;
 }
 
 /** At most how many elements of each value the group's operations ask for. */

@@ -22,6 +22,7 @@ import type { BuiltKernel } from "../fuse/kernels.ts";
 import { KernelTemplates } from "../fuse/templates.ts";
 import { attentionPairs } from "../fuse/work.ts";
 import { makePlan, type Dispatch } from "../memory/plan.ts";
+import { shareTables } from "../memory/shared-tables.ts";
 import { forwardOf, recompute } from "./recompute.ts";
 import { Rehearsal, type Played, type Saved } from "./rehearsal.ts";
 
@@ -131,7 +132,8 @@ function planned(graph: Graph, fusion: FuseOptions, budget: MemoryBudget): Plann
   const grouping = group(graph, fusion);
   const packed = new Set(grouping.groups.flatMap((g) => (g.packs === undefined ? [] : [g.packs])));
   const templates = new KernelTemplates(grouping.values, packed);
-  const built = grouping.groups.map((g) => templates.build(g));
+  const alone = grouping.groups.map((g) => templates.build(g));
+  const built = fusion.fuse ? shareTables(graph, grouping, alone) : alone;
   const dispatches = built.map((b, i): Dispatch => ({ built: b, fn: { name: `kernel_${i}`, dims: [], units: dim(1) }, scratch: dim(0) }));
   const plan = makePlan(graph, grouping, attentionPairs(graph), dispatches);
   const sizes = typeof budget.sizes === "function" ? budget.sizes(plan) : budget.sizes;
