@@ -99,4 +99,29 @@ describe("a training on WebGPU", { timeout: 240_000 }, () => {
     await trainer.step(data(20, 3));
     expect(await trainer.tensors()).toEqual(after);
   });
+
+  test("adds up the squares of a large gradient in many workgroups", async (context) => {
+    const wide = trainProgram(`
+graph fit(x: f32[N in 1..=64, 64]) -> loss: f32[] {
+  use model = Model() at "model"
+  let y = model(x)
+  mean(y * y, axes: [0, 1])
+}
+module Model() {
+  param weight: f32[96, 64] ~ normal(0.4)
+  forward(x: f32[N, 64]) -> f32[N, 96] { linear(x, weight) }
+}
+train { loss: "loss", trainable: ["**"], optimiser { rate: 0.01 } }`);
+    const compiled = compileTraining(wide, { target: "webgpu", features: { subgroups: 0, f16: false } });
+    const alone = compiled.plan.steps.flatMap((s) => (s.k === "dispatch" && s.extents.length === 0 ? [Number(s.flops)] : []));
+    // Two for each row of the gradient, instead of two for each element.
+    expect(Math.max(...alone.filter((n) => !Number.isNaN(n)))).toBeLessThan(4 * 96);
+    if (typeof gpu === "string") return context.skip(`not run: ${gpu}`);
+    const step = compileTraining(wide, { target: "webgpu", features: gpu.features });
+    await using trainer = await Trainer.create(step, { device: gpu, init: { seed: 3 } });
+    await using other = await Trainer.create(compileTraining(wide), { threads: 1, init: { seed: 3 } });
+    const x: Tensor = { dtype: "f32", shape: [20, 64], data: Float32Array.from({ length: 1280 }, (_, i) => Math.sin(1.3 * i)) };
+    const [found, wanted] = [await trainer.step({ x }), await other.step({ x })];
+    expect(Math.abs(found.gradientNorm / wanted.gradientNorm - 1)).toBeLessThan(1e-5);
+  });
 });

@@ -2,14 +2,14 @@
 // graph from the outputs to the inputs, so every reader is decided before what it reads; legality.ts says whether a
 // value may join a kernel, and if not, why. What is here decides; kernels.ts builds.
 
-import { dimBounds, type DimSymbol } from "../ir/dim.ts";
+import { dimBounds, dimConstant, dimProduct, type Dim, type DimSymbol } from "../ir/dim.ts";
 import { bytesOf } from "../ir/dtype.ts";
 import type { Graph, GraphNode, OpNode, ValueId } from "../ir/graph/types.ts";
 import { locText } from "../ir/loc.ts";
 import { opOf } from "../../ops/index.ts";
 import type { BindingLimits } from "../passes/limits.ts";
 import { parametric } from "../passes/parametric.ts";
-import { bufferOf, inPlaceWrites, isSplat, nodeOf, type Values } from "./expand.ts";
+import { bufferOf, inPlaceWrites, isSplat, nodeOf, writtenType, type Values } from "./expand.ts";
 import { joinRows } from "./row-families.ts";
 import { joinSiblings, updateInPlace } from "./siblings.ts";
 import { productParts } from "./patterns.ts";
@@ -48,6 +48,9 @@ export interface Grouping {
 
 /** How a value is made, as far as fusion cares. */
 type Class = "source" | "free" | "scalar" | "reduction" | "heavy" | "contraction" | "attention";
+
+/** Elements that a workgroup adds up by itself: see Note [Sums of sums]. */
+const mostOfOneWorkgroup = 4096;
 
 interface Use {
   readonly by: OpNode;
@@ -183,6 +186,7 @@ class Fuser {
       if (cls !== "free") return "its reader goes over it many times";
       this.reread.add(node.id);
     }
+    if (cls === "reduction" && only !== undefined && this.isMuchForOne(node, only)) return "one workgroup would make all of it";
     const costly = cls === "scalar" && this.isCostly(node.id);
     for (const g of targets) {
       const reason = mayJoin(this.values, g, node, cls, costly);
@@ -192,6 +196,22 @@ class Fuser {
         return `its reader would have ${buffers} buffers, and the device takes ${this.mostBuffers}`;
     }
     return undefined;
+  }
+
+  // Note [Sums of sums]
+  //   A kernel of one element is one workgroup on a GPU. Where it adds up what are sums themselves (the norm of all gradients
+  //   is made of a sum for each row of each parameter), those are better made by a workgroup each, unless they are few.
+
+  /** Would one workgroup of a GPU make many sums, to add them up? */
+  private isMuchForOne(node: OpNode, g: Group): boolean {
+    if (this.options.limits === undefined || node.operands.length === 0) return false;
+    const least = (shape: readonly Dim[]): number => shape.reduce((n, d) => n * dimBounds(d, this.symbols).lower, 1);
+    const operand = nodeOf(this.values, node.operands[0] ?? -1);
+    return (
+      dimConstant(dimProduct(writtenType(this.values, g.root).shape)) === 1 &&
+      least(node.type.shape) > 1 &&
+      least(operand.type.shape) > mostOfOneWorkgroup
+    );
   }
 
   private get symbols(): ReadonlyMap<string, DimSymbol> {
