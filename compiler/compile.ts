@@ -109,7 +109,7 @@ export interface WebGpuCompiled extends CommonCompiled {
 }
 
 /** WebGPU's default limits of a shader stage; what may be read behind a buffer is within its binding. */
-const webgpuLimits: BindingLimits = { buffers: 8, bytes: 128 * 2 ** 20 - 256 };
+export const webgpuLimits: BindingLimits = { buffers: 8, bytes: 128 * 2 ** 20 - 256 };
 
 /** Sizes of subgroups that code is made for when no features are said: those that are common, and none. */
 const usualSubgroups = [32, 8, 0] as const;

@@ -13,6 +13,7 @@ import { decompose, decomposeExamples } from "../compiler/passes/decompose.ts";
 import { joinPacked, joinPackedExamples } from "../compiler/passes/join-packed.ts";
 import { fewOperands, fewOperandsExamples } from "../compiler/passes/few-operands.ts";
 import { mergeProjections, mergeProjectionsExamples } from "../compiler/passes/merge-projections.ts";
+import { mergeTrained, mergeTrainedExamples } from "../compiler/passes/merge-trained.ts";
 import { passes, runPasses } from "../compiler/passes/pipeline.ts";
 import type { Example, Pass } from "../compiler/passes/rewrite.ts";
 import { dropUnused, dropUnusedExamples, share, shareExamples, shareLeaves, shareLeavesExamples } from "../compiler/passes/share.ts";
@@ -29,6 +30,12 @@ import { property } from "./conformance/property.ts";
 /** Passes of targets with limits, and limits that small graphs exceed. */
 const splitting = splitParams(512);
 const narrowing = fewOperands(3);
+/** What a training step does before differentiation. */
+const merging: Pass = {
+  name: "merge-trained",
+  description: "trained layers of one operand become one",
+  run: (graph) => mergeTrained(graph, (name) => name.startsWith("w")),
+};
 
 const examplesOf: ReadonlyMap<Pass, readonly Example[]> = new Map([
   [decompose, decomposeExamples],
@@ -40,8 +47,9 @@ const examplesOf: ReadonlyMap<Pass, readonly Example[]> = new Map([
   [splitting, splitParamsExamples],
   [narrowing, fewOperandsExamples],
   [wideProducts, wideProductsExamples],
+  [merging, mergeTrainedExamples],
 ]);
-const each = [...new Set(passes), splitting, narrowing, wideProducts];
+const each = [...new Set(passes), splitting, narrowing, wideProducts, merging];
 
 /** The text of a graph whose values are numbered in their order; places in the source are left out. */
 function canonical(graph: Graph): string {

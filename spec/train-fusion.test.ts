@@ -1,5 +1,6 @@
 // What fusion makes of backward passes: a row's reduction is made once a row, also where only some elements ask for it;
-// products whose right operand lies as they read it pack nothing; a norm with all that is kept of it is one kernel.
+// products whose right operand lies as they read it pack nothing; a norm with all that is kept of it is one kernel; trained
+// layers of one operand are one.
 
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
@@ -8,12 +9,14 @@ import { compileGraph } from "../compiler/compile.ts";
 import { dim } from "../compiler/ir/dim.ts";
 import { GraphBuilder } from "../compiler/ir/graph/build.ts";
 import { evalGraph } from "../compiler/ir/graph/eval.ts";
-import type { Graph } from "../compiler/ir/graph/types.ts";
+import type { Graph, GraphNode } from "../compiler/ir/graph/types.ts";
 import { operandsOf } from "../compiler/ir/kernel/build.ts";
 import type { Expr } from "../compiler/ir/kernel/types.ts";
+import { mergeTrained } from "../compiler/passes/merge-trained.ts";
 import { referenceOf, typeRule } from "../ops/index.ts";
 import { WasmDevice } from "../runtime/devices/wasm/device.ts";
 import { Session } from "../runtime/session.ts";
+import { graphOf } from "./bench/ours.ts";
 import { runs, seed } from "./conformance/property.ts";
 import { emulated } from "./gpu-emulator.ts";
 
@@ -178,4 +181,69 @@ test("what is costly is not made twice for a row that is stored", () => {
   const exps = (x: Expr): boolean => (x.k === "unary" && x.op === "exp") || operandsOf(x).some(exps);
   expect(kernels.flatMap((k) => k.stages.filter((s) => exps(s.value))).length).toBe(1);
   expect(plan.steps.length).toBe(2);
+});
+
+test("one layer of the encoder, forward and backward, is 31 kernels", () => {
+  const whole = graphOf("graphs/clip-vit.uhd", "clip_vit_layer", { vit_width: 128, vit_heads: 2, vit_hidden: 256 });
+  const graph = mergeTrained(whole, () => true);
+  const nodes = graph.nodes.map((n): GraphNode =>
+    n.kind === "param" ? { kind: "state", id: n.id, type: n.type, loc: n.loc, name: n.name } : n,
+  );
+  const wrt = nodes.flatMap((n) => (n.kind === "state" || n.kind === "input" ? [n.id] : []));
+  const { plan, plainLoops } = compileGraph(gradient({ ...graph, nodes }, { wrt }));
+  expect(plainLoops).toEqual([]);
+  expect(plan.steps.length).toBeLessThanOrEqual(31);
+});
+
+test("layers that are joined in a training step have the gradients that they have apart; weights too large to bind stay apart", () => {
+  const b = new GraphBuilder("projections", typeRule);
+  const t = b.symbol("T", 0, 64);
+  const param = (name: string, ...shape: readonly number[]) => b.param(name, { dtype: "f32", shape: shape.map((n) => dim(n)) });
+  const x = b.input("x", { dtype: "f32", shape: [t, dim(6)] });
+  const layer = (name: string) => b.op("linear", [x, param(`${name}.weight`, 4, 6), param(`${name}.bias`, 4)]);
+  const [q, k, v] = [layer("q"), layer("k"), layer("v")];
+  b.output("y", b.op("mul", [b.op("tanh", [q]), b.op("add", [k, b.op("mul", [v, v])])]));
+  const apart = b.build();
+  const joined = mergeTrained(apart, () => true);
+  const layers = (g: Graph): number => g.nodes.filter((n) => n.kind === "op" && n.op === "linear").length;
+  expect(
+    [apart, joined, mergeTrained(apart, () => true, 3 * 4 * 6 * 4), mergeTrained(apart, () => true, 3 * 4 * 6 * 4 - 1)].map(layers),
+  ).toEqual([3, 1, 1, 3]);
+  expect(layers(mergeTrained(apart, (name) => name !== "k.bias"))).toBe(2);
+  for (const rows of [0, 1, 5]) {
+    const of = (shape: readonly number[], salt: number) =>
+      f64({
+        dtype: "f32",
+        shape,
+        data: floats(
+          shape.reduce((n, d) => n * d, 1),
+          salt,
+        ),
+      });
+    const params = Object.fromEntries(
+      apart.nodes.flatMap((n, i) =>
+        n.kind === "param"
+          ? [
+              [
+                n.name,
+                of(
+                  n.type.shape.map((d) => Number(d.text)),
+                  i,
+                ),
+              ],
+            ]
+          : [],
+      ),
+    );
+    const given = { inputs: { x: of([rows, 6], 100), "d.y": of([rows, 4], 101) }, params, states: {} };
+    const gradients = (g: Graph) => {
+      const wrt = g.nodes.flatMap((n) => (n.kind === "param" || n.kind === "input" ? [n.id] : []));
+      return evalGraph(gradient(g, { wrt }), referenceOf, given).outputs;
+    };
+    const found = gradients(joined);
+    for (const [name, { data, shape }] of Object.entries(gradients(apart))) {
+      expect(found[name]?.shape, name).toEqual(shape);
+      data.forEach((value, i) => expect(found[name]?.data[i], `${name}[${i}]`).toBeCloseTo(value, 12));
+    }
+  }
 });

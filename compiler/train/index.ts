@@ -3,11 +3,12 @@
 
 import { gradient } from "../autodiff/reverse.ts";
 import type { Program } from "../check/index.ts";
-import { compileGraph, type Compiled, type CompileOptions, type WebGpuCompiled, type WebGpuOptions } from "../compile.ts";
+import { compileGraph, webgpuLimits, type Compiled, type CompileOptions, type WebGpuCompiled, type WebGpuOptions } from "../compile.ts";
 import { GraphBuilder } from "../ir/graph/build.ts";
 import type { Graph, GraphNode, ParamNode, ValueId } from "../ir/graph/types.ts";
 import type { Recipe } from "../ir/plan/training.ts";
 import type { FuseOptions } from "../fuse/groups.ts";
+import { mergeTrained } from "../passes/merge-trained.ts";
 import { typeRule } from "../../ops/index.ts";
 import { adamw, goodName, scaleName, type Trained } from "./adamw.ts";
 import { withinBudget, type MemoryBudget, type Recomputation } from "./budget.ts";
@@ -51,7 +52,11 @@ export function compileTraining(
   if (train === undefined) throw new TrainingCompileError("the file has no train section, or it has errors");
   const graph = program.graphs.get(train.graph);
   if (graph === undefined) throw new TrainingCompileError(`the file has no graph ${train.graph}, or it has errors`);
-  const { graph: built, optimiser, recipe } = trainingGraph(graph, train);
+  const {
+    graph: built,
+    optimiser,
+    recipe,
+  } = trainingGraph(graph, train, options.target === "webgpu" ? (options.limits ?? webgpuLimits).bytes : Infinity);
   const whole = memory === undefined ? built : early(built, optimiser);
   let recomputation: Recomputation | undefined;
   const last = (passed: Graph, fusion: FuseOptions): Graph => {
@@ -68,10 +73,14 @@ export function compileTraining(
   return recomputation === undefined ? compiled : { ...compiled, recomputation };
 }
 
-/** The graph of one run: outputs of `original`, the norm of the gradients, and new values of the states. */
+/**
+ * The graph of one run: outputs of `original`, the norm of the gradients, and new values of the states. Layers of one operand
+ * become one where their weights have `joined` bytes at most together; by default none do, and every op is of its own line.
+ */
 export function trainingGraph(
   original: Graph,
   settings: TrainSettings,
+  joined = 0,
 ): {
   readonly graph: Graph;
   /** Values from this one on are of the backward pass, and behind it the optimiser's. */
@@ -87,7 +96,8 @@ export function trainingGraph(
     problem,
   } = lora === undefined ? { graph: original, added: new Set<string>(), problem: undefined } : addLora(original, lora);
   if (problem !== undefined) throw new TrainingCompileError(`a low-rank addition goes to the matrix of a layer, and ${problem}`);
-  const source = compute === undefined ? whole : computeIn(whole, compute);
+  const merged = mergeTrained(whole, (name) => added.has(name) || isTrained(settings, name), joined);
+  const source = compute === undefined ? merged : computeIn(merged, compute);
   const kept = source.nodes.find((n) => n.kind === "state");
   if (kept?.kind === "state")
     throw new TrainingCompileError(`the graph ${source.name} has the state ${kept.name}: a graph that is trained has none`);

@@ -194,7 +194,8 @@ function gradients(emit: Emit, operands: readonly ValueId[], output: ValueId, g:
   const [segment, qOffsets, kOffsets] = [operandAt(operands, 3), operandAt(operands, 4), operandAt(operands, 5)];
   const log = emit.op("attention_log", [q, k, segment, qOffsets, kOffsets], attrs);
   const delta = emit.op("reduce_sum", [emit.op("mul", [g, output])], { axes: [2], keep: false });
-  const ofKey = keySegments(emit, kOffsets, sizeAt(emit.typeOf(k).shape, 0));
+  // Keys that begin where queries do are in their segments.
+  const ofKey = kOffsets === qOffsets ? segment : keySegments(emit, kOffsets, sizeAt(emit.typeOf(k).shape, 0));
   const dq = emit.op("attention_dq", [q, k, v, segment, qOffsets, kOffsets, log, delta, g], attrs);
   const dk = emit.op("attention_dk", [q, k, v, ofKey, qOffsets, kOffsets, log, delta, g], attrs);
   const dv = emit.op("attention_dv", [q, k, ofKey, qOffsets, kOffsets, log, g], attrs);

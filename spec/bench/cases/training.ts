@@ -11,6 +11,7 @@ import { gradient } from "../../../compiler/autodiff/reverse.ts";
 import { compileGraph } from "../../../compiler/compile.ts";
 import type { Graph, GraphNode } from "../../../compiler/ir/graph/types.ts";
 import type { Plan } from "../../../compiler/ir/plan/types.ts";
+import { mergeTrained } from "../../../compiler/passes/merge-trained.ts";
 import { Trainer } from "../../../runtime/train/trainer.ts";
 import { graphOf, variant } from "../ours.ts";
 import { log, root } from "../place.ts";
@@ -116,7 +117,7 @@ export const trainingLayer: Case = {
 
 /** Parameters are states, as in a training step: nothing is made of them before the run. */
 function layerBackward(): Graph {
-  const graph = graphOf("graphs/clip-vit.uhd", "clip_vit_layer");
+  const graph = mergeTrained(graphOf("graphs/clip-vit.uhd", "clip_vit_layer"), () => true);
   const nodes = graph.nodes.map((n): GraphNode =>
     n.kind === "param" ? { kind: "state", id: n.id, type: n.type, loc: n.loc, name: n.name } : n,
   );
