@@ -217,14 +217,20 @@ function questionsOf(random: RandomStream, texts: readonly PlacedText[], width: 
   return shuffled.map(({ q }) => q);
 }
 
-/** All that is there, line by line; of a few pictures the colours too, which are soon learnt. */
+/**
+ * All that is there, line by line, and the colours in the same order; then the colour of each text that is the only one of its
+ * kind. A colour is one token among many letters: asked of a few pictures only, it is never learnt.
+ */
 function writtenIn(random: RandomStream, texts: readonly PlacedText[]): readonly Question[] {
   const order = [...texts].sort((a, b) => a.y - b.y || a.x - b.x);
   if (order.length === 0) return [];
-  return [
+  const all = [
     { question: "what is written?", answer: order.map((t) => t.text).join(" "), about: "written", native: undefined },
-    ...(random.below(5) === 0
-      ? [{ question: "in which colours?", answer: order.map((t) => t.colour).join(" "), about: "written", native: undefined }]
-      : []),
+    { question: "in which colours?", answer: order.map((t) => t.colour).join(" "), about: "written", native: undefined },
+  ];
+  const single = texts.filter((t) => texts.filter((o) => o.kind === t.kind).length === 1);
+  return [
+    ...(random.below(2) === 0 ? all : all.reverse()),
+    ...single.map((t) => ({ question: `what colour is the ${t.kind}?`, answer: t.colour, about: "written", native: undefined })),
   ];
 }
