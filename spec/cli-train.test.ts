@@ -46,6 +46,42 @@ describe("a training", () => {
     ]);
   });
 
+  test("in f16 says which steps changed nothing, and goes on with the scale that it had", async () => {
+    const halves = 'clip: 1.0\n  compute: "f16"\n  scaling { initial: 16777216, every: 4 }';
+    // So large a loss that its derivatives, times such a scale, are beyond halves.
+    const text = tinyModel.replace("clip: 1.0", halves).replace(/(cross_entropy\(.*\))/, "$1 * 64");
+    writeFileSync(at("halves.uhd"), text);
+    const begin = trainArguments(folder, "halves", "--steps", "24", "--batch", "3", "--save", "4", "--json");
+    const args = begin.map((a) => (a.endsWith("tiny.uhd") ? at("halves.uhd") : a));
+    const whole = await uhdc(args);
+    expect([whole.code, whole.stderr]).toEqual([0, expect.stringMatching(/step 1 changes nothing: gradients of the loss times 16777216/)]);
+    const lines = metricsOf(at("halves")).map((l) => JSON.parse(l) as { readonly gradientNorm: number | null; readonly lossScale: number });
+    const idle = lines.filter((l) => l.gradientNorm === null).length;
+    expect(JSON.parse(whole.stdout)).toMatchObject({ step: 24, stepsWithoutChange: idle });
+    expect(idle).toBeGreaterThan(3);
+    expect(idle).toBeLessThan(20);
+    // Half after each of those; twice as much after four others in a row.
+    let [scale, good] = [16777216, 0];
+    for (const line of lines) {
+      expect(line.lossScale).toBe(scale);
+      good = line.gradientNorm === null ? 0 : good + 1;
+      if (good === 0) scale /= 2;
+      if (good === 4) [scale, good] = [scale * 2, 0];
+    }
+    const other = await uhdc([...args, "--resume"].map((a) => (a === at("halves.uhd") ? at("tiny.uhd") : a)));
+    expect([other.code, other.stderr]).toEqual([1, expect.stringMatching(/belongs to another training: compute was/)]);
+  });
+
+  test("in bf16 ends at the operation that made a number infinite, forward or backward", async () => {
+    writeFileSync(
+      at("bfloat.uhd"),
+      tinyModel.replace("clip: 1.0", 'clip: 1.0\n  compute: "bf16"').replace(/(cross_entropy\(.*\))/, "$1 * 1e38"),
+    );
+    const args = trainArguments(folder, "bfloat", "--steps", "3", "--batch", "3");
+    const { code, stderr } = await uhdc(args.map((a) => (a.endsWith("tiny.uhd") ? at("bfloat.uhd") : a)));
+    expect([code, stderr]).toEqual([1, expect.stringMatching(/bfloat\.uhd:\d+:\d+.* infinite elements/)]);
+  });
+
   test("ends at the first number that is not finite, with its operation and line, and keeps what was good", async () => {
     // A black corner makes log(0).
     const records = Array.from({ length: 8 }, (_, i) => ({

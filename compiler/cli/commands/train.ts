@@ -131,6 +131,10 @@ export async function train(file: string, options: TrainOptions, terminal: Termi
           meter.begin(step);
         },
         step(metrics, { memory: { weights, arena } }) {
+          if (metrics.gradientNorm === null)
+            terminal.err(
+              `step ${metrics.step} changes nothing: gradients of the loss times ${metrics.lossScale} are not finite; half of that comes next`,
+            );
           meter.step(metrics);
           over.tell(metrics.step, weights + arena);
         },
@@ -368,6 +372,8 @@ function timeText(seconds: number): string {
   return parts.map((n, i) => (i === 0 ? String(n) : String(n).padStart(2, "0"))).join(":");
 }
 
+const unchanged = (metrics: readonly StepMetrics[]): number => metrics.filter((m) => m.gradientNorm === null).length;
+
 function meanLoss(metrics: readonly StepMetrics[]): number | undefined {
   const last = metrics.slice(-Math.max(1, Math.ceil(metrics.length / 20)));
   return last.length === 0 ? undefined : last.reduce((sum, m) => sum + m.loss, 0) / last.length;
@@ -381,6 +387,8 @@ function report(outcome: TrainingOutcome, { training }: TrainingArtefact, option
     steps,
     loss: meanLoss(outcome.metrics) ?? null,
     skipped: outcome.skipped,
+    /** Steps that changed nothing because their gradients were not finite at the scale of the loss. */
+    stepsWithoutChange: unchanged(outcome.metrics),
     checkpoint: outcome.checkpoint ?? null,
     model: outcome.model ?? null,
     out: options.out,
@@ -393,6 +401,8 @@ function reportText(outcome: TrainingOutcome, options: TrainOptions, steps: numb
     ["steps", `${outcome.step} of ${steps}`],
     ["loss", loss === undefined ? "none" : `${loss.toFixed(4)}, mean of the last twentieth of the steps`],
   ];
+  const idle = unchanged(outcome.metrics);
+  if (idle > 0) lines.push(["unchanged", `${idle} steps: their gradients were not finite at the scale of the loss`]);
   if (outcome.skipped > 0) lines.push(["left out", `${outcome.skipped} records, listed in ${options.out}/skipped.jsonl`]);
   if (outcome.checkpoint !== undefined) lines.push(["saved", outcome.checkpoint]);
   if (outcome.model !== undefined) lines.push(["model", outcome.model]);
