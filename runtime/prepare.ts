@@ -1,6 +1,6 @@
 // Brings parameters to the device and runs the plan's `prepare` steps on them. The order is by need: a
 // parameter is read just before the first step that uses it, and its place is reused after the last one,
-// unless a run uses it too. Reading goes straight into the device's memory where that is possible.
+// unless a run uses it too. What stays gets its place as late: compiler/memory/largest-first.ts says why. Reading goes straight into the device's memory where that is possible.
 
 import { bytesOf } from "../compiler/ir/dtype.ts";
 import { isKept, keptBytes, stepBuffers, usesOf, weightsMemory } from "../compiler/ir/plan/memory.ts";
@@ -95,11 +95,12 @@ export async function prepare(
   };
 
   try {
-    // What stays goes to the bottom of the memory, so that what does not leaves one large hole above it.
-    for (const [id, use] of uses) if (use.kept) places.set(id, device.alloc(keptBytes(bufferOf(plan, id))));
     for (const [i, step] of plan.prepare.entries()) {
       options.signal?.throwIfAborted();
       const bindings = new Map<BufferId, Binding>();
+      // What stays goes below what does not, so that this leaves a hole at the top, which the next step fills.
+      for (const id of stepBuffers(step))
+        if (uses.get(id)?.kept === true && !places.has(id)) places.set(id, device.alloc(keptBytes(bufferOf(plan, id))));
       for (const id of stepBuffers(step)) {
         const buffer = await ready(id);
         bindings.set(id, { buffer, offset: 0, bytes: buffer.bytes });

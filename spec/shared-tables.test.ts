@@ -104,6 +104,46 @@ describe("the parameter stays", () => {
   });
 });
 
+test("weights are never much more than in the end while they are packed, and never more than is predicted", async () => {
+  const config = {
+    width: 64,
+    llama_layers: 6,
+    heads: 2,
+    kv_heads: 1,
+    head_width: 32,
+    ffn: 512,
+    vocabulary: 4096,
+    context: 64,
+    tied: "true",
+  };
+  const texts = Object.fromEntries(Object.entries(config).map(([name, value]) => [name, String(value)]));
+  const compiled = compileGraph(graphOf("graphs/llama.uhd", "llama", texts));
+  const { plan } = compiled;
+  const { kept, peak } = weightsMemory(plan);
+  // The table is 1 MiB; it is held twice while nothing else is there. Gate and up of a layer are 256 KiB together.
+  expect(peak).toBeLessThanOrEqual(kept + 2 ** 18);
+  await using device = await WasmDevice.create({ threads: 1 });
+  let most = 0;
+  const watched = new Proxy(device, {
+    get: (of, name) => {
+      const value: unknown = Reflect.get(of, name, of);
+      if (typeof value !== "function") return value;
+      return (...args: readonly unknown[]): unknown => {
+        const result: unknown = Reflect.apply(value, of, args);
+        most = Math.max(most, of.used);
+        return result;
+      };
+    },
+  });
+  const before = device.used;
+  await using session = await Session.create(compiled, { device: watched, init: { seed: 1 } });
+  // Every buffer is rounded up to whole cache lines and one more.
+  const rounding = 128 * plan.buffers.length;
+  expect(most - before).toBeLessThanOrEqual(peak + rounding);
+  expect(most - before).toBeGreaterThanOrEqual(kept);
+  expect(session.weightBytes).toBe(kept);
+});
+
 test("rows that are looked up in panels are the parameter's, to the bit", async () => {
   await using device = await WasmDevice.create({ threads: 1 });
   const special = [NaN, Infinity, -Infinity, -0, 0, 1e-45, 3.4e38];

@@ -15,6 +15,7 @@ import { packedType, type BuiltKernel, type Operand } from "../fuse/kernels.ts";
 import { kernelBytes, kernelFlops, type Pairs } from "../fuse/work.ts";
 import type { Kernel } from "../ir/kernel/types.ts";
 import { joinBytes, joinFlops, type SplitAttention } from "../schedule/attention-split.ts";
+import { largestFirst } from "./largest-first.ts";
 import { limitsOf } from "./limits.ts";
 
 export interface Dispatch {
@@ -31,7 +32,7 @@ export interface Dispatch {
 const kernelOf = ({ built, split }: Dispatch): Kernel => (split === undefined ? built.kernel : split[split.of]);
 
 export function makePlan(graph: Graph, grouping: Grouping, pairs: Pairs, dispatches: readonly Dispatch[]): Plan {
-  return new Planner(graph, grouping, pairs).plan(dispatches);
+  return largestFirst(new Planner(graph, grouping, pairs).plan(dispatches));
 }
 
 interface Lifetime {

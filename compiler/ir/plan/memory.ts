@@ -84,18 +84,19 @@ export function weightsMemory(plan: Plan): { readonly kept: number; readonly pea
   const size = (id: BufferId): number => keptBytes(bufferOf(plan, id));
   let kept = 0;
   for (const [id, use] of uses) if (use.kept) kept += size(id);
-  let now = kept;
+  let now = 0;
   let peak = kept;
   const alive = new Set<BufferId>();
   for (const [i, step] of plan.prepare.entries()) {
     for (const id of stepBuffers(step)) {
-      if (uses.get(id)?.kept === true || alive.has(id)) continue;
+      if (alive.has(id)) continue;
       alive.add(id);
       now += size(id);
     }
     peak = Math.max(peak, now);
-    for (const id of [...alive]) {
-      if (uses.get(id)?.last !== i) continue;
+    for (const id of new Set(stepBuffers(step))) {
+      const use = uses.get(id);
+      if (use === undefined || use.kept || use.last !== i) continue;
       alive.delete(id);
       now -= size(id);
     }
