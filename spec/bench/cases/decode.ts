@@ -15,8 +15,8 @@ import { limited, threadsText, type Context } from "../versus.ts";
 import type { Case } from "./case.ts";
 
 const vocabulary = 49152;
-const capacity = 4096;
-const contexts = [64, 512, 1024, 2048, 4095] as const;
+const capacity = 8192;
+const contexts = [64, 512, 2000, 4000, 8000] as const;
 
 const ints = (data: readonly number[], shape: readonly number[] = [data.length]): Tensor => ({
   dtype: "i32",
