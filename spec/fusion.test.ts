@@ -35,6 +35,7 @@ function compiled(body: string, result = "f32[T, 64]", options: CompileOptions =
       param h: f32[64]
       param s: f32[96]
       param q: f32[64, 8]
+      param half: f16[8, 64]
     }
     graph test(x: f32[T in 1..=4096, 64], y: f32[T, 64], z: f32[T, 96]) -> out: ${result} {
       use m = M()
@@ -184,10 +185,12 @@ describe("the graphs", () => {
 });
 
 describe("what no builder takes is told", () => {
-  test("a multiply of f16 runs as plain loops", () => {
-    const c = compiled("cast(cast(x, f16) @ cast(m.q, f16), f32)", "f32[T, 8]");
-    expect(c.plainLoops).toEqual(kernelNames(c).filter((k) => k.startsWith("matmul")));
-    expect(c.plainLoops).toHaveLength(1);
+  test("a multiply of what is kept in f16 runs as plain loops, one of what is rounded to it does not", () => {
+    const kept = compiled("cast(m.half @ transpose(cast(x, f16), permutation: [1, 0]), f32)", "f32[8, T]");
+    expect(kept.plainLoops).toEqual(kernelNames(kept).filter((k) => k.startsWith("matmul")));
+    expect(kept.plainLoops).toHaveLength(1);
+    const rounded = compiled("cast(cast(x, f16) @ cast(m.q, f16), f32)", "f32[T, 8]");
+    expect(rounded.plainLoops).toEqual([]);
   });
 
   test("the graphs of the family have none", () => {

@@ -111,6 +111,9 @@ export function writeForTorch(folder: string, { compiled, batch, weights }: Tiny
   const asking = target.flatMap((t, i) => (t < batch.ids.length ? [i] : []));
   const positions = "graphs/positions.uhd";
   const [tokenTaps, keyTaps] = [shapeFunction(positions, "token_taps", [sizes, 8]), shapeFunction(positions, "patch_taps", [sizes, 4])];
+  const windows = "graphs/spatial-resampler.uhd";
+  const samplesOf = shapeFunction(windows, "window_taps", [sizes, 4]);
+  const most = Number(fieldOf(samplesOf, "taps"));
   const first = counts.map((_, p) => counts.slice(0, p).reduce((a, b) => a + b, 0));
   const { training } = compiled;
   const width = weights.get("model.embed_tokens.weight")?.shape[1] ?? 0;
@@ -133,10 +136,11 @@ export function writeForTorch(folder: string, { compiled, batch, weights }: Tiny
     parameters,
     sizes,
     lengths,
+    windows: sizes.map((size) => listOf(shapeFunction(windows, "window_samples", [size])).reduce<number>((n, x) => n * Number(x), 1)),
     mean: shapeFunction("graphs/preprocess.uhd", "mean_of", ["paper"]),
     deviation: shapeFunction("graphs/preprocess.uhd", "deviation_of", ["paper"]),
     // The configuration of graphs/uhd-tiny.uhd.
-    config: { layers: 3, vit_heads: 3, llama_layers: 3, heads: 3, head: 32, theta: 10000, eps: 1e-5 },
+    config: { layers: 3, vit_heads: 3, llama_layers: 3, heads: 3, head: 32, resampler_head: 8, theta: 10000, eps: 1e-5 },
     optimiser: { ...training.optimiser, clip: training.clip ?? Infinity },
     tables: {
       // Row 0 is the class embedding, row 1 + t is patch t.
@@ -146,6 +150,8 @@ export function writeForTorch(folder: string, { compiled, batch, weights }: Tiny
       vit_weight: reals(taps(tokenTaps, "weight"), [-1, 16]),
       key_index: ints(taps(keyTaps, "index"), [-1, 16]),
       key_weight: reals(taps(keyTaps, "weight"), [-1, 16]),
+      sample_index: ints(taps(samplesOf, "index"), [-1, most]),
+      sample_weight: reals(taps(samplesOf, "weight"), [-1, most]),
       fixed: reals(
         listOf(shapeFunction(positions, "sine_cosine", [4, width])).flatMap((r) => listOf(r).map(Number)),
         [-1, width],

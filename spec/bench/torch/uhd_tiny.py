@@ -58,7 +58,9 @@ class Model:
         self.pictures = len(sizes)
         counts = [w * h for w, h in sizes]
         self.tokens = Padded([n + 1 for n in counts])
-        self.keys = Padded(counts)
+        # The keys of each query's window of each picture.
+        self.queries = self.w["model.mm_projector.query"].shape[0]
+        self.keys = Padded([n for n in batch["windows"] for _ in range(self.queries)])
         self.samples = Padded(batch["lengths"])
         self.token_mask = self.tokens.inside[:, None, None, :]
         self.key_mask = self.keys.inside[:, None, None, :]
@@ -111,13 +113,15 @@ class Model:
         value = self.norm(F.linear(features, w[n + "kv_proj.weight"]), n + "ln_kv", 1e-6)
         key = value + F.embedding_bag(t["key_index"], t["fixed"], per_sample_weights=t["key_weight"], mode="sum")
         asked = self.norm(w[n + "query"], n + "ln_q", 1e-6) + t["fixed"]
-        q, k, v = (
-            F.linear(x, m, b).unflatten(1, (-1, c["head"]))
-            for x, m, b in zip((asked, key, value), w[n + "attn.in_proj_weight"].chunk(3), w[n + "attn.in_proj_bias"].chunk(3))
-        )
-        q = q.transpose(0, 1)[None].expand(self.pictures, -1, -1, -1)
+        weights, biases = w[n + "attn.in_proj_weight"].chunk(3), w[n + "attn.in_proj_bias"].chunk(3)
+        sampled = lambda rows: F.embedding_bag(t["sample_index"], rows, per_sample_weights=t["sample_weight"], mode="sum")
+        apart = lambda x: x.unflatten(1, (-1, c["resampler_head"]))
+        # As in the graph: projected once a patch, sampled afterwards; what lies beyond the border counts for less.
+        q = apart(F.linear(asked, weights[0], biases[0]))
+        k, v = (apart(sampled(F.linear(x, m)) + b) for x, m, b in zip((key, value), weights[1:], biases[1:]))
+        q = q[None].expand(self.pictures, -1, -1, -1).flatten(0, 1)[:, :, None]
         a = F.scaled_dot_product_attention(q, self.keys.pad(k), self.keys.pad(v), attn_mask=self.key_mask)
-        y = self.linear(a.transpose(1, 2).flatten(2).flatten(0, 1), n + "attn.out_proj")
+        y = self.linear(a.flatten(1), n + "attn.out_proj")
         return self.norm(y, n + "ln_post", 1e-6) @ w[n + "proj"]
 
     def rope(self, x):
