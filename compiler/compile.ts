@@ -185,7 +185,12 @@ interface Made {
 }
 
 /** Everything up to the functions, one for each variant of a target's capabilities; and the plan, which variants share. */
-function compiled(source: Graph, options: CommonOptions, variants: readonly Capabilities[], { panel, limits, splits, wide }: Layouts): Made {
+function compiled(
+  source: Graph,
+  options: CommonOptions,
+  variants: readonly Capabilities[],
+  { panel, limits, splits, wide }: Layouts,
+): Made {
   const fuse = options.fuse !== false;
   const unquantised: Unquantised[] = [];
   const passed = runPasses(source, {

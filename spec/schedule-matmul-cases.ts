@@ -228,7 +228,8 @@ export function matmulExpected(
 ): { readonly name: string; readonly values: Float64Array; readonly slack: Float64Array }[] {
   const [m, n, k, batches] = [c.m.value, c.n.value, c.k.value, product(c.batch)];
   const get = (name: string, i: number): number => memory[name]?.[i] ?? NaN;
-  const left = (i: number): number => (c.left === "f16" ? fromHalf(get("A", i)) : c.left === "bf16" ? fromBfloat(get("A", i)) : get("A", i));
+  const left = (i: number): number =>
+    c.left === "f16" ? fromHalf(get("A", i)) : c.left === "bf16" ? fromBfloat(get("A", i)) : get("A", i);
   const y = { name: "Y", values: new Float64Array(batches * m * n), slack: new Float64Array(batches * m * n) };
   const y2 = { name: "Y2", values: new Float64Array(batches * m * n), slack: new Float64Array(batches * m * n) };
   for (let b = 0; b < batches; b++)
