@@ -51,6 +51,19 @@ export class Neighbours {
     return this.#isQuiet(members[0] ?? at, at) || members.every((m) => this.#keepsNothing(m, at));
   }
 
+  /** Would rows that others write and `members` are the last to read be in memory at place `at`, if they ran there? */
+  holdsLonger(members: readonly number[], at: number): boolean {
+    const own = new Set(members.flatMap((m) => this.#groups[m]?.roots ?? []));
+    return members
+      .flatMap((m) => [...this.reads(m)])
+      .some((v) => {
+        if (v === "pack" || own.has(v) || !this.#isFreed(v) || (this.#readers.get(v)?.at(-1) ?? -1) >= at) return false;
+        const { shape } = nodeOf(this.#values, v).type;
+        const [last] = shape.slice(-1);
+        return shape.length > 1 && last !== undefined && dimConstant(last) !== 1 && !isSmall(sizeOf(this.#values, v));
+      });
+  }
+
   /** One group, at the last one's place; what only its own stores are made of is written no more. */
   together(members: readonly number[]): Group {
     const groups = members.flatMap((m) => this.#groups[m] ?? []);
@@ -85,11 +98,16 @@ export class Neighbours {
     return true;
   }
 
+  /** Is its memory used for something else behind its last reader? */
+  #isFreed(v: ValueId): boolean {
+    return nodeOf(this.#values, v).kind === "op" && !this.#ends.has(v);
+  }
+
   /** Is no more in memory at place `at` because the group is there and not where it was? */
   #keepsNothing(m: number, at: number): boolean {
     const written = this.#groups[m]?.roots.map((r) => sizeOf(this.#values, r)) ?? [];
     for (const v of this.reads(m)) {
-      if (v === "pack" || nodeOf(this.#values, v).kind !== "op" || this.#ends.has(v)) continue;
+      if (v === "pack" || !this.#isFreed(v)) continue;
       if ((this.#readers.get(v)?.at(-1) ?? -1) >= at) continue;
       const size = sizeOf(this.#values, v);
       if (isSmall(size)) continue;

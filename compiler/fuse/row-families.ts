@@ -4,7 +4,8 @@
 // Note [Row families]
 //   A kernel joins the last one of its rows where it reads what that one writes, and of it nothing but its own row. Values of
 //   that row are then made again, from what the row is made of, wherever one is asked for, and sums of the row once (rows.ts).
-//   So a value that is expensive is not made at two places. What is read and written, and when, is as Note [Siblings] says.
+//   So a value that is expensive is not made at two places. What is read and written, and when, is as Note [Siblings] says;
+//   and nothing as wide as the rows is in memory longer: logits would be, beside all that is made of them.
 
 import { dimConstant } from "../ir/dim.ts";
 import type { Graph, ValueId } from "../ir/graph/types.ts";
@@ -74,6 +75,7 @@ class RowFamilies {
     const columns = all.flatMap((g) => g.roots).map((r) => nodeOf(this.#values, r).type.shape.at(-1));
     const wide = new Set(columns.flatMap((d) => (d === undefined || dimConstant(d) === 1 ? [] : [d.text])));
     if (wide.size > 1 || !this.#near.mayWait(members, at, this.#options.buffers)) return false;
+    if (this.#near.holdsLonger(members, at)) return false;
     return this.#isOfRow(this.#together([...members, at]), roots);
   }
 
