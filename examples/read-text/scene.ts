@@ -96,7 +96,7 @@ function stringOf(random: RandomStream, kind: Kind, split: Split): string {
 
 /**
  * What a scene is like. "small": one native picture at most with up to five texts, and all that is asked is what is written
- * there: every letter teaches something. "crowded": as many texts as fit, in all sizes that the encoder sees when a picture is
+ * there and in which colours: every letter teaches something. "crowded": as many texts as fit, in all sizes that the encoder sees when a picture is
  * made larger or smaller for it; no good for questions, which would have several answers.
  */
 export type Sort = "plain" | "small" | "crowded";
