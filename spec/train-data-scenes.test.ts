@@ -54,22 +54,30 @@ describe("scenes", () => {
     }
   });
 
-  test("of the small sort are native pictures at most, with one question for what is written, and for a few its colours", () => {
-    const counts = { texts: 0, coloured: 0 };
+  test("of the small sort are native pictures at most, asked for all that is written, all colours, and the colour of what is single", () => {
+    const counts = { texts: 0, writtenFirst: 0, single: 0 };
     for (let i = 0; i < 100; i++) {
       const { width, height, texts, questions } = makeScene("train", 1, i, "small");
       expect(width * height).toBeLessThanOrEqual(native ** 2);
       expect(texts.length).toBeLessThanOrEqual(5);
       const lines = [...texts].sort((a, b) => a.y - b.y || a.x - b.x);
-      const answers = [lines.map((t) => t.text).join(" "), lines.map((t) => t.colour).join(" ")];
-      expect(questions.map((q) => q.answer)).toEqual(lines.length === 0 ? [] : answers.slice(0, questions.length));
-      expect(questions.length > 0).toBe(lines.length > 0);
+      const asked = new Map(questions.map((q) => [q.question, q.answer]));
+      const single = texts.filter((t) => texts.filter((o) => o.kind === t.kind).length === 1);
+      const wanted = [
+        ["what is written?", lines.map((t) => t.text).join(" ")],
+        ["in which colours?", lines.map((t) => t.colour).join(" ")],
+        ...single.map((t) => [`what colour is the ${t.kind}?`, t.colour]),
+      ] as const;
+      expect(asked).toEqual(new Map(texts.length === 0 ? [] : wanted.map(([question = "", answer = ""]) => [question, answer])));
+      expect(questions.length).toBe(asked.size);
       counts.texts += texts.length;
-      if (questions.length === 2) counts.coloured++;
+      counts.single += single.length;
+      if (questions[0]?.question === "what is written?") counts.writtenFirst++;
     }
     expect(counts.texts).toBeGreaterThan(150);
-    expect(counts.coloured).toBeGreaterThan(5);
-    expect(counts.coloured).toBeLessThan(40);
+    expect(counts.single).toBeGreaterThan(50);
+    expect(counts.writtenFirst).toBeGreaterThan(30);
+    expect(counts.writtenFirst).toBeLessThan(70);
   });
 
   test("of the crowded sort have many texts, none over another", () => {
