@@ -102,11 +102,13 @@ export function withinBudget(graph: Graph, fusion: FuseOptions, outputs: Readonl
   let best: { readonly planned: Planned; readonly graph: Graph; readonly dropped: Uint8Array } | undefined;
   for (let attempt = 0; attempt < attempts; attempt++) {
     const targets = rest.map((r) => budget.bytes - r - margin);
-    const dropped = new Chooser(graph, rehearsal, targets).choose();
+    const { dropped, isEnough } = new Chooser(graph, rehearsal, targets).choose();
     const made = recompute({ graph, grouping: whole.grouping, written: whole.written, forward }, rehearsal.kept(dropped));
     const after = planned(made, fusion, budget);
     if (best === undefined || after.memory.peak < best.planned.memory.peak) best = { planned: after, graph: made, dropped };
     if (after.memory.peak <= budget.bytes) return { graph: made, report: reportOf(graph, whole, after, rehearsal, dropped, budget) };
+    // Nothing that could be dropped would help: with less to aim at, the same would be chosen again.
+    if (!isEnough) break;
     margin += Math.max(after.memory.peak - budget.bytes, 1);
   }
   throw tooSmall(graph, whole, best?.planned ?? whole, budget);
@@ -180,7 +182,8 @@ class Chooser {
     this.#places = [...byPlace(graph, rehearsal.saved).values()];
   }
 
-  choose(): Uint8Array {
+  /** `isEnough` is false when nothing that could be dropped would lose what is too much. */
+  choose(): { readonly dropped: Uint8Array; readonly isEnough: boolean } {
     const dropped = this.#rehearsal.nothing();
     let now: Choice = { dropped, played: this.#rehearsal.play(dropped) };
     while (this.#excess(now.played) > 0) {
@@ -188,7 +191,7 @@ class Chooser {
       if (better === undefined) break;
       now = better;
     }
-    return this.#keepAgain(now);
+    return { dropped: this.#keepAgain(now), isEnough: this.#excess(now.played) <= 0 };
   }
 
   #excess({ peaks }: Played): number {

@@ -31,27 +31,28 @@ export interface Spread {
 /** Thread pools spin for a while after a run; what is timed next should not share the cores with them. */
 const settle = 30;
 
-/** Milliseconds of one run in each round, for each contestant in order. */
+/** Milliseconds of one run in each round, for each contestant in order. `now` is the clock, in milliseconds. */
 export async function interleaved(
   contestants: readonly Contestant[],
   effort: Effort,
   onRound: (round: number) => void = () => undefined,
+  now: () => number = () => performance.now(),
 ): Promise<readonly (readonly number[])[]> {
   const repeats: number[] = [];
   for (const { run } of contestants) {
-    const begin = performance.now();
+    const begin = now();
     let last = Infinity;
-    while (performance.now() - begin < effort.warmUp) {
-      const before = performance.now();
+    while (now() - begin < effort.warmUp) {
+      const before = now();
       await run();
-      last = performance.now() - before;
+      last = now() - before;
     }
     repeats.push(Math.max(1, Math.ceil(effort.atLeast / Math.max(last, 1e-3))));
   }
   const times: number[][] = contestants.map(() => []);
-  const begin = performance.now();
+  const begin = now();
   for (let round = 0; round < effort.rounds; round++) {
-    if (round >= effort.least && performance.now() - begin > effort.budget) break;
+    if (round >= effort.least && now() - begin > effort.budget) break;
     onRound(round);
     for (const [i, { run, timed }] of contestants.entries()) {
       await sleep(settle);
@@ -60,9 +61,9 @@ export async function interleaved(
         continue;
       }
       const count = repeats[i] ?? 1;
-      const before = performance.now();
+      const before = now();
       for (let k = 0; k < count; k++) await run();
-      times[i]?.push((performance.now() - before) / count);
+      times[i]?.push((now() - before) / count);
     }
   }
   return times;
