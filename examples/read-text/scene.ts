@@ -95,9 +95,9 @@ function stringOf(random: RandomStream, kind: Kind, split: Split): string {
 }
 
 /**
- * What a scene is like. "small": one native picture at most with up to five texts, and all that is asked is what is written
- * there and in which colours: every letter teaches something. "crowded": as many texts as fit, in all sizes that the encoder sees when a picture is
- * made larger or smaller for it; no good for questions, which would have several answers.
+ * What a scene is like. "small": one native picture at most with up to five texts, asked for all that is written there and in
+ * which colours: every letter teaches something. "crowded": as many texts as fit, in all sizes that the encoder sees when a
+ * picture is made larger or smaller for it; no good for questions, which would have several answers.
  */
 export type Sort = "plain" | "small" | "crowded";
 
@@ -116,7 +116,7 @@ export function makeScene(split: Split, seed: number, index: number, sort: Sort 
     width,
     height,
     texts,
-    questions: sort === "small" ? writtenIn(random, texts) : questionsOf(random, texts, width, height).slice(0, 6),
+    questions: sort === "small" ? writtenIn(random, texts, width, height) : questionsOf(random, texts, width, height).slice(0, 6),
     svg: [
       `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}">`,
       background(random, width, height, ground),
@@ -218,19 +218,16 @@ function questionsOf(random: RandomStream, texts: readonly PlacedText[], width: 
 }
 
 /**
- * All that is there, line by line, and the colours in the same order; then the colour of each text that is the only one of its
- * kind. A colour is one token among many letters: asked of a few pictures only, it is never learnt.
+ * All that is there, line by line, and the colours in the same order; then some of what pictures of every size are asked. A
+ * colour and a place are few tokens among many letters: asked of a few pictures only, they are hardly learnt.
  */
-function writtenIn(random: RandomStream, texts: readonly PlacedText[]): readonly Question[] {
+function writtenIn(random: RandomStream, texts: readonly PlacedText[], width: number, height: number): readonly Question[] {
   const order = [...texts].sort((a, b) => a.y - b.y || a.x - b.x);
   if (order.length === 0) return [];
   const all = [
     { question: "what is written?", answer: order.map((t) => t.text).join(" "), about: "written", native: undefined },
     { question: "in which colours?", answer: order.map((t) => t.colour).join(" "), about: "written", native: undefined },
   ];
-  const single = texts.filter((t) => texts.filter((o) => o.kind === t.kind).length === 1);
-  return [
-    ...(random.below(2) === 0 ? all : all.reverse()),
-    ...single.map((t) => ({ question: `what colour is the ${t.kind}?`, answer: t.colour, about: "written", native: undefined })),
-  ];
+  const others = questionsOf(random, texts, width, height).filter(({ about }) => about !== "read");
+  return [...(random.below(2) === 0 ? all : all.reverse()), ...others.slice(0, 2)];
 }
