@@ -56,6 +56,12 @@ describe("text that is no program", () => {
   test("UHD0001: characters that mean nothing", () => {
     refused("const a = 1 $\n", { code: "UHD0001", at: "$", help: "remove it" });
     refused("const b = 'x'\n", { code: "UHD0001", at: "'", help: 'strings are written with "' });
+    refused("const c = `x`\n", { code: "UHD0001", at: "`", help: 'strings are written with "' });
+    refused("const d = 1 < 2 && 2 < 3", { code: "UHD0001", at: "&&", help: "write and" });
+    refused("const e = true || false", { code: "UHD0001", at: "||", help: "write or" });
+    refused("const f = !true", { code: "UHD0001", at: "!", help: "write not" });
+    refused("const g = 2 ^ 3", { code: "UHD0001", at: "^", help: "a power is written **" });
+    refused("const h = true ? 1 : 2", { code: "UHD0001", at: "?", help: "a choice is written if condition { a } else { b }" });
   });
 
   test("UHD0002: a string without its end", () => {
@@ -76,6 +82,37 @@ describe("text that is no program", () => {
     refused("const a = (1 + 2", { code: "UHD0010", at: "", expected: '")"', found: "the end of the file", notes: ["("] });
     refused("const a = f(1, ]", { code: "UHD0010", at: "]", expected: "an expression", notes: ["(", ","] });
     refused("fn f() = 1 +", { code: "UHD0010", at: "", expected: "an expression" });
+  });
+
+  test("UHD0010: what is habit in other languages is told as it is written here", () => {
+    const body = (text: string): string => `graph g(x: f32[N, 4]) -> y: f32[N, 4] {\n  ${text}\n}\n`;
+    const repeat = "statements are repeated by repeat i in 0..n { … }";
+    const last = "the last expression of a block is its value: leave return out";
+    refused(body("// twice\n  x + x"), { code: "UHD0010", at: "//", help: "comments begin with #" });
+    refused(body("/* twice */\n  x + x"), { code: "UHD0010", at: "/", help: "comments begin with #" });
+    refused(body("return x"), { code: "UHD0010", at: "x", help: last });
+    refused(body("for i in 0..3 { x }"), { code: "UHD0010", at: "for", help: `${repeat}; [f(x) for x in list] makes a list` });
+    refused(body("while x { x }"), { code: "UHD0010", at: "x", help: repeat });
+    refused(body("softmax(x, axis=1)"), { code: "UHD0010", at: "=", help: "an argument's name has a colon: axis: …" });
+    refused(body("softmax(x, dim: 1)"), { code: "UHD0010", at: "dim", help: /^dim is a word of the language and names no argument/ });
+    // What follows is read as a table's declaration.
+    expect(check(body("let table = x\n  x")).diagnostics[0]?.help).toBe("table is a word of the language: take another name");
+    refused(body("var h = x\n  h += x\n  h"), { code: "UHD0010", at: "=", help: "there is no +=: write x = x + …, where var x" });
+    refused("def f(x: int) -> int { x }", { code: "UHD0010", at: "def", help: /^shape code is fn name/ });
+    refused("class A(x: int) { }", { code: "UHD0010", at: "class", help: "what has parameters is a module" });
+    refused("struct A { x: int }", { code: "UHD0010", at: "struct", help: "what has fields is type Name = { a: int, … }" });
+    refused("fn f(a: int) -> int { if a > 1: 2 else: 3 }", { code: "UHD0010", at: ":", help: "a block stands in { }" });
+    refused("fn f(a: int) -> int { if a > 1 { 2 } elif a > 0 { 1 } else { 0 } }", { code: "UHD0010", at: "elif", help: "write else if" });
+    refused("graph g(x: f32[N]) -> y: f32[N], z: f32[N] { (x, x) }", {
+      code: "UHD0010",
+      at: ",",
+      help: "several results stand in parentheses: -> (a: …, b: …)",
+    });
+  });
+
+  test("names of other languages' words are names all the same", () => {
+    const text = "fn f(return: int, def: int, class: int) -> int = return + def + class\n";
+    expect(check(text).diagnostics).toEqual([]);
   });
 
   test("an empty file, and one with comments only, are programs", () => {

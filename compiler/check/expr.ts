@@ -314,7 +314,13 @@ function field(cx: Cx, e: Extract<Expr, { kind: "field" }>, scope: Scope): Value
     if (member !== undefined) return member;
     return errorValue;
   }
-  cx.report.error("UHD0105", e.name.span, `${kindText(of)} has no fields`, { found: `.${e.name.name}` });
+  const name = e.name.name;
+  const help = isOpName(name)
+    ? { help: `operations are functions: ${name}(…)` }
+    : name === "shape" || name === "size"
+      ? { help: "sizes have names: those of the signature, or of dim N = …" }
+      : {};
+  cx.report.error("UHD0105", e.name.span, `${kindText(of)} has no fields`, { found: `.${name}`, ...help });
   return errorValue;
 }
 

@@ -41,7 +41,17 @@ export function block(cx: Cx, b: Block, scope: Scope): Value {
     statement(cx, s, scope);
   }
   if (b.value !== undefined) return cx.expr(b.value, scope);
-  cx.report.error("UHD0210", b.span, "this block has no value", { expected: "an expression at its end" });
+  return withoutValue(cx, b);
+}
+
+function withoutValue(cx: Cx, b: Block): Value {
+  const last = b.statements.at(-1);
+  const named =
+    last?.kind === "let" ? (last.pattern.kind === "name" ? last.pattern : undefined) : last?.kind === "assign" ? last.name : undefined;
+  cx.report.error("UHD0210", b.span, "this block has no value", {
+    expected: "an expression at its end",
+    ...(named === undefined ? {} : { help: `the last line gives a value the name ${named.name}: write ${named.name} behind it` }),
+  });
   return errorValue;
 }
 
@@ -90,8 +100,7 @@ function hostBlock(cx: Cx, b: Block, scope: Scope): Value {
     else ok = false;
   }
   if (b.value === undefined) {
-    cx.report.error("UHD0210", b.span, "this block has no value", { expected: "an expression at its end" });
-    return errorValue;
+    return withoutValue(cx, b);
   }
   const value = hostExpr(cx, b.value, inner);
   if (value === undefined || !ok) return errorValue;
@@ -282,7 +291,7 @@ function assign(cx: Cx, build: Build, s: Extract<Statement, { kind: "assign" }>,
     const near = closest(name, scope.all());
     cx.report.error("UHD0101", s.name.span, `there is no variable ${name}`, {
       ...suggestion(name, near, near === undefined ? undefined : scope.declaration(near)),
-      ...(near === undefined ? { help: `var ${name} = … declares one` } : {}),
+      ...(near === undefined ? { help: `let ${name} = … names a value; var ${name} = … one that changes` } : {}),
     });
     return;
   }

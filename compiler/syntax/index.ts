@@ -6,6 +6,7 @@ import type { Span } from "../ir/loc.ts";
 import type { Comment as CommentNode, FileAst } from "./ast.ts";
 import { maximumNesting, TooDeep } from "./grammar/base.ts";
 import { UhdParser } from "./parser.ts";
+import { grammarSlip, lexicalSlip } from "./slips.ts";
 import * as T from "./tokens.ts";
 
 export type { FileAst } from "./ast.ts";
@@ -98,7 +99,7 @@ function lexicalError(file: string, text: string, e: ILexingError): Diagnostic {
   const found = text.slice(e.offset, e.offset + Math.min(e.length, 20));
   if (found.startsWith('"')) return syntaxError("UHD0002", span, "this string is not closed on its line", { expected: 'a closing "' });
   return syntaxError("UHD0001", span, `unexpected ${JSON.stringify(found)}`, {
-    help: found.startsWith("'") ? 'strings are written with "' : "remove it",
+    help: lexicalSlip(found),
   });
 }
 
@@ -119,7 +120,13 @@ function grammarError(file: string, text: string, e: IRecognitionException, toke
     const culprits = new Set([open, earlier, brackets.odd].filter((t) => t !== undefined && t !== previous));
     for (const t of culprits) if (t !== undefined) notes.push({ message: `this ${t.image} is not closed`, span: spanOfToken(file, t) });
   }
-  return syntaxError("UHD0010", span, `expected ${expected}, found ${found}`, { expected, found, notes });
+  const help = atEnd ? undefined : grammarSlip(tokens, tokens.indexOf(e.token), open);
+  return syntaxError("UHD0010", span, `expected ${expected}, found ${found}`, {
+    expected,
+    found,
+    notes,
+    ...(help === undefined ? {} : { help }),
+  });
 }
 
 /**
@@ -180,8 +187,23 @@ function expectation(e: IRecognitionException): string {
   return told !== undefined && told !== "" ? told : (e.message.split("\n")[0]?.replace(/^Expecting:? ?/, "") ?? "something else");
 }
 
-/** Recovery may stumble over one mistake twice; of errors that start on one line only the first is kept. */
+/**
+ * Recovery may stumble over one mistake twice: of errors that start on one line only the first is kept, and the brace that an
+ * earlier error waited for is none of its own.
+ */
 function withoutEchoes(diagnostics: readonly Diagnostic[]): readonly Diagnostic[] {
   const lines = new Set<number>();
-  return [...diagnostics].sort((a, b) => a.span.start - b.span.start).filter((d) => !lines.has(d.span.line) && lines.add(d.span.line));
+  let awaited = 0;
+  return [...diagnostics]
+    .sort((a, b) => a.span.start - b.span.start)
+    .filter((d) => {
+      if (lines.has(d.span.line)) return false;
+      lines.add(d.span.line);
+      if (d.found === '"}"' && awaited > 0) {
+        awaited--;
+        return false;
+      }
+      if (d.expected === '"}"') awaited++;
+      return true;
+    });
 }
