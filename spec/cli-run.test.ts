@@ -88,13 +88,15 @@ describe("uhdc run", () => {
     const out = inFolder("data");
     const report = await runJson([...smallGraph, "--image", photo, "--init", "seeded:1", "-o", out]);
     expect(report).toMatchObject({ pictures: 3, untrained: true, layout: { grid: [2, 1] } });
-    expect(report.outputs).toEqual({ visual: { dtype: "f32", shape: [14, 64] } });
     expect(report.parameters.untrained).toBe(report.parameters.total);
     expect(report.milliseconds.stages.map((s) => s.stage)).toContain("clip-vit");
     expect(report.files).toEqual([path.join(out, "visual.safetensors"), path.join(out, "contact-sheet.png")]);
     expect(report.memory.weights).toBeGreaterThan(0);
     const values = new Float32Array(new Uint8Array(visual(out)).buffer);
     expect(values.every(Number.isFinite)).toBe(true);
+    const [least, most] = [Math.min(...values), Math.max(...values)];
+    expect(report.outputs).toEqual({ visual: { dtype: "f32", shape: [14, 64], least, most, notFinite: 0 } });
+    expect(report.inputs).toEqual({ image: { dtype: "u8", shape: [report.image?.height, report.image?.width, 3] } });
     expect(new Set(values).size).toBeGreaterThan(values.length / 2);
   });
 
@@ -185,7 +187,7 @@ describe("uhdc run", () => {
     };
     const [file = "", ...settings] = smallGraph;
     const set = settings.filter((s) => s !== "--set");
-    const common = { image: [photo], out, set, json: false, fuse: true, weightsPrefix: [], ignoreExtra: false } as const;
+    const common = { image: [photo], out, set, json: false, fuse: true, weightsPrefix: [], ignoreExtra: false, size: [] } as const;
     const options: RunOptions = { ...common, init: "seeded:1", device: "wasm", profile: false };
     await expect(run(file, options, terminal)).rejects.toMatchObject({ name: "AbortError" });
     expect(lines).toEqual([]);

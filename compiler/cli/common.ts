@@ -1,27 +1,17 @@
-// What the commands share: reading a program and reporting its diagnostics, choosing a graph, sizes.
+// What the commands share: reading a program and reporting its diagnostics, choosing a graph.
 
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import type { Graph } from "../ir/graph/types.ts";
 import { loadProgram, type Program } from "../check/index.ts";
 import { diagnosticsJson, renderDiagnostics } from "../diagnostics/index.ts";
+import { assignments } from "./assignments.ts";
 import { CliError, usageError } from "./errors.ts";
 import type { Terminal } from "./terminal.ts";
 
 export interface CommonOptions {
   readonly set: readonly string[];
   readonly json: boolean;
-}
-
-/** `["width=512"]` → `{ width: "512" }`. */
-export function assignments(texts: readonly string[], flag: string): Record<string, string> {
-  const out: Record<string, string> = {};
-  for (const text of texts) {
-    const at = text.indexOf("=");
-    if (at <= 0) throw usageError(`${flag} takes name=value, found "${text}"`);
-    out[text.slice(0, at)] = text.slice(at + 1);
-  }
-  return out;
 }
 
 /** Reads a source file. A missing or unreadable one is the user's error, said with its path. */
@@ -78,11 +68,4 @@ export function chooseGraph(program: Program, file: string, name: string | undef
     );
   }
   return graph;
-}
-
-/** "672x1008" → { W: 672, H: 1008 }. */
-export function imageSize(text: string): { readonly W: number; readonly H: number } {
-  const match = /^(\d{1,6})[x×](\d{1,6})$/.exec(text);
-  if (match === null) throw usageError(`--image-size takes WIDTHxHEIGHT in pixels, found "${text}"`);
-  return { W: Number(match[1]), H: Number(match[2]) };
 }

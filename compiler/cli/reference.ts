@@ -13,6 +13,7 @@ import { bindPlan } from "../ir/plan/bind.ts";
 import type { HostValue } from "../ir/plan/host.ts";
 import { tableData, type HostRun } from "../ir/plan/host-eval.ts";
 import type { Plan, PlanParam } from "../ir/plan/types.ts";
+import type { RunInputs } from "./run-inputs.ts";
 
 export interface ReferenceResult {
   readonly outputs: Readonly<Record<string, Tensor>>;
@@ -28,14 +29,15 @@ export interface ReferenceResult {
 export async function runReference(
   graph: Graph,
   plan: Plan,
-  inputs: Readonly<Record<string, Tensor>>,
+  { inputs, shapes, given }: Pick<RunInputs, "inputs" | "shapes" | "given">,
   weights: WeightsOptions | undefined,
   seed: number | undefined,
 ): Promise<ReferenceResult> {
-  const { run } = bindPlan(plan, Object.fromEntries(Object.entries(inputs).map(([name, t]) => [name, t.shape])));
+  const { run } = bindPlan(plan, shapes, given);
   const { params, untrained } = await paramsOf(graph, weights, seed);
   const { outputs } = evalGraph(graph, referenceOf, {
-    inputs: Object.fromEntries(Object.entries(inputs).map(([name, t]) => [name, concrete(t)])),
+    // They are tensors: the inputs were checked.
+    inputs: Object.fromEntries(plan.inputs.map(({ name }) => [name, concrete(inputs[name] as Tensor)])),
     params,
     states: Object.fromEntries(graph.nodes.flatMap((n) => (n.kind === "state" ? [[n.name, zeros(n.type, run)]] : []))),
     table: (node) => tableOf(node, run),

@@ -54,10 +54,8 @@ const setOption = (): Option =>
 const jsonOption = (): Option => new Option("--json", "print data instead of text").default(false);
 const graphOption = (): Option =>
   new Option("--graph <name>", "which graph of the file; needed when it has several and none has the file's name");
-const sizeOption = (): Option =>
-  new Option("--size <name=value>", "value of an input dimension, as in --size H=1080; may be repeated")
-    .argParser<readonly string[]>((v, b) => collect(v, b ?? []))
-    .default([], "none");
+const sizeOption = (about = "value of an input dimension, as in --size H=1080; may be repeated"): Option =>
+  new Option("--size <name=value>", about).argParser<readonly string[]>((v, b) => collect(v, b ?? [])).default([], "none");
 const deviceOption = (names: readonly string[]): Option =>
   new Option(
     "--device <name>",
@@ -177,9 +175,11 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
   fusionOptions(
     program
       .command("run")
-      .description("run a graph on an image and write its outputs, or ask it something")
+      .description("run a graph on an image or on tensors and write its outputs, or ask it something")
       .argument("<file>", ".uhd file, or the folder of an artefact")
       .option("--image <photo...>", "JPEG, PNG or WebP; with --prompt there may be several, or none")
+      .option("--input <file...>", "tensors with the names of the graph's inputs: safetensors; seeded:N makes those that no file has")
+      .addOption(sizeOption("an integer or a list of the graph, or with --input seeded:N a dimension; may be repeated"))
       .option(
         "--prompt <text>",
         "ask a graph with a language model, and print its answer; photos stand where the text has <image>, or first",
@@ -191,7 +191,7 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
       )
       .option("--template <name>", "with --prompt: chat template, vicuna_v1 or plain; the tokenizer's own otherwise")
       .addOption(new Option("--max-tokens <n>", "with --prompt: most tokens of the answer").argParser(count))
-      .option("-o, --out <folder>", "where to write the visual sequence and the contact sheet", "out")
+      .option("-o, --out <folder>", "where to write the outputs, and of a sliced photo the contact sheet", "out")
       .option("--weights <path...>", "checkpoints: safetensors, GGUF, PyTorch archives, their indexes, or Hugging Face folders")
       .addOption(prefixOption())
       .option("--ignore-extra", "accept tensors of the checkpoint that the graph does not use", false)
@@ -206,7 +206,7 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
   )
     .addHelpText(
       "after",
-      '\nExamples:\n  uhdc run graphs/llava-uhd.uhd --image photo.jpg --init seeded:1\n  uhdc run graphs/llava-uhd.uhd --image photo.jpg --weights clip.safetensors projector.safetensors -o out/\n  uhdc run out/ --image photo.jpg --init seeded:1 --json\n  uhdc run graphs/llava-uhd-chat.uhd --image photo.jpg --prompt "What is this?" --weights llava-uhd-7b/ clip.safetensors --ignore-extra\n  uhdc run graphs/llama.uhd --set width=2048 --prompt Hello --tokenizer model.gguf --init seeded:1',
+      '\nExamples:\n  uhdc run graphs/llava-uhd.uhd --image photo.jpg --init seeded:1\n  uhdc run graphs/llava-uhd.uhd --image photo.jpg --weights clip.safetensors projector.safetensors -o out/\n  uhdc run out/ --image photo.jpg --init seeded:1 --json\n  uhdc run graphs/resampler.uhd --input seeded:1 --size h=24 --size w=24 --init seeded:1 --profile\n  uhdc run graphs/llava-uhd-chat.uhd --image photo.jpg --prompt "What is this?" --weights llava-uhd-7b/ clip.safetensors --ignore-extra\n  uhdc run graphs/llama.uhd --set width=2048 --prompt Hello --tokenizer model.gguf --init seeded:1',
     )
     .action(async (file: string, options: RunOptions) => (await import("./commands/run.ts")).run(file, options, terminal));
 

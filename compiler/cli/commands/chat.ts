@@ -12,7 +12,7 @@ import { continuationCount } from "../../../runtime/generate/beams.ts";
 import type { Message } from "../../../runtime/text/chat.ts";
 import { loadProgram } from "../../check/index.ts";
 import { printAnswer, tellUntrained } from "../answering.ts";
-import { assignments } from "../common.ts";
+import { assignments } from "../assignments.ts";
 import { compileFor, type TargetOptions } from "../compiling.ts";
 import { openDevice, targetOf, tellDevice, type RealDevice } from "../device.ts";
 import { CliError, usageError } from "../errors.ts";

@@ -3,7 +3,8 @@
 import { readFileSync } from "node:fs";
 import { loadProgram } from "../../check/index.ts";
 import { diagnosticsJson, renderDiagnostics, type Diagnostic } from "../../diagnostics/index.ts";
-import { assignments, readSource, type CommonOptions } from "../common.ts";
+import { assignments } from "../assignments.ts";
+import { readSource, type CommonOptions } from "../common.ts";
 import { CliError } from "../errors.ts";
 import type { Terminal } from "../terminal.ts";
 

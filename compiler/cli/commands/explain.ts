@@ -5,21 +5,19 @@
 import { Layout } from "../../../runtime/layout.ts";
 import type { Compiled, Declined } from "../../compile.ts";
 import { usefulFlops } from "../../fuse/work.ts";
-import { dimEval, dimParse, dimSymbols, type DimEnv } from "../../ir/dim.ts";
+import { dimEval, dimParse, type DimEnv } from "../../ir/dim.ts";
 import { bytesOf } from "../../ir/dtype.ts";
-import { givenTypeText, misgiven, type GivenType } from "../../ir/plan/given.ts";
-import type { HostValue } from "../../ir/plan/host.ts";
-import { runHostProgram } from "../../ir/plan/host-eval.ts";
 import { weightsMemory } from "../../ir/plan/memory.ts";
 import type { Plan, PlanBuffer, PlanParam, Step } from "../../ir/plan/types.ts";
 import type { LossScaling, Recipe } from "../../ir/plan/training.ts";
 import type { Recomputation } from "../../train/budget.ts";
 import { compileTraining, type CompiledTraining } from "../../train/index.ts";
-import { assignments, imageSize, loadChecked } from "../common.ts";
+import { loadChecked } from "../common.ts";
 import { compileFile, type CompilingOptions } from "../compiling.ts";
 import { usageError } from "../errors.ts";
 import { explanationText } from "../explanation.ts";
 import { layoutOf, type LayoutSummary } from "../layout.ts";
+import { givenSizes, shapeOf } from "../sizes.ts";
 import type { Terminal } from "../terminal.ts";
 
 export interface ExplainOptions extends CompilingOptions {
@@ -208,85 +206,8 @@ function stateBytes(plan: Plan, layout: Layout): number {
   return plan.states.reduce((sum, s) => sum + layout.allocatedBytes(s.buffer), 0);
 }
 
-export interface GivenSizes {
-  readonly shapes: Readonly<Record<string, readonly number[]>>;
-  /** Integers of a run, and its values of shape code. */
-  readonly given: Readonly<Record<string, HostValue>>;
-}
-
-/** Every input's shape and every integer of a run, from --image-size and --size. */
-export function givenSizes(plan: Plan, options: Pick<ExplainOptions, "imageSize" | "size">): GivenSizes {
-  const given: Record<string, number> = {};
-  const values: Record<string, HostValue> = {};
-  if (options.imageSize !== undefined) {
-    const { W, H } = imageSize(options.imageSize);
-    const [rows, columns] = imageInput(plan)?.shape ?? [];
-    if (rows === undefined || columns === undefined)
-      throw usageError(`${plan.name} has no input u8[height, width, channels]; give sizes with --size NAME=VALUE`);
-    Object.assign(given, { [rows]: H, [columns]: W });
-  }
-  const wanted = inputSymbols(plan);
-  for (const [name, text] of Object.entries(assignments(options.size, "--size"))) {
-    const type = plan.host.given?.find((g) => g.name === name)?.type;
-    if (type !== undefined) {
-      values[name] = givenValue(name, text, type);
-      continue;
-    }
-    if (!/^\d{1,12}$/.test(text)) throw usageError(`--size ${name} takes a whole number, found "${text}"`);
-    if (!wanted.includes(name)) throw usageError(`${plan.name} has no input dimension ${name}; it has ${wanted.join(", ") || "none"}`);
-    given[name] = Number(text);
-  }
-  const lists = (plan.host.given ?? []).filter((g) => values[g.name] === undefined).map((g) => g.name);
-  const missing = [...wanted.filter((name) => given[name] === undefined), ...lists];
-  if (missing.length > 0) {
-    const image = imageInput(plan) === undefined ? "" : "--image-size WIDTHxHEIGHT or ";
-    throw usageError(
-      `explaining ${plan.name} needs the size of ${missing.join(", ")}: give ${image}${missing.map((m) => `--size ${m}=…`).join(" ")}`,
-    );
-  }
-  // Shapes of inputs may also use sizes that shape code defines.
-  const sizes = runHostProgram(plan.host, given, values).symbols;
-  return {
-    shapes: Object.fromEntries(plan.inputs.map(({ name, buffer }) => [name, shapeOf(plan.buffers[buffer], sizes)])),
-    given: {
-      ...values,
-      ...Object.fromEntries(plan.symbols.flatMap(({ name, argument }) => (argument === true ? [[name, given[name] ?? 0] as const] : []))),
-    },
-  };
-}
-
-/** A list of a run, from JSON. */
-function givenValue(name: string, text: string, type: GivenType): HostValue {
-  try {
-    const value = JSON.parse(text) as HostValue;
-    const wrong = misgiven(value, type, name);
-    if (wrong === undefined) return value;
-    throw usageError(`--size ${wrong}`);
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    throw usageError(`--size ${name} takes ${givenTypeText(type)} as JSON, found "${text}"`);
-  }
-}
-
 function bytesOfBuffer(buffer: PlanBuffer | undefined, env: DimEnv): number {
   return buffer === undefined ? 0 : shapeOf(buffer, env).reduce((a, b) => a * b, bytesOf(buffer.dtype));
-}
-
-function shapeOf(buffer: PlanBuffer | undefined, env: DimEnv): readonly number[] {
-  return (buffer?.shape ?? []).map((text) => dimEval(dimParse(text), env));
-}
-
-/** The input that holds a photo. */
-function imageInput(plan: Plan): PlanBuffer | undefined {
-  return plan.inputs.map(({ buffer }) => plan.buffers[buffer]).find((b) => b?.dtype === "u8" && b.shape.length === 3);
-}
-
-/** Symbols of the inputs' shapes that shape code does not define, in their order, and the integers of a run. */
-function inputSymbols(plan: Plan): readonly string[] {
-  const defined = new Set(plan.host.bindings.filter((b) => b.symbol).map((b) => b.name));
-  const found = plan.inputs.flatMap(({ buffer }) => (plan.buffers[buffer]?.shape ?? []).flatMap((text) => dimSymbols(dimParse(text))));
-  const integers = plan.symbols.flatMap((s) => (s.argument === true ? [s.name] : []));
-  return [...new Set([...found, ...integers])].filter((name) => !defined.has(name));
 }
 
 function explained(step: Step, number: number, plan: Plan, env: DimEnv): ExplainedKernel {

@@ -1,21 +1,21 @@
-// uhdc run: a photo through a graph. Compiles the file (or loads the artefact), loads or makes weights, runs once, and
-// writes the outputs and a contact sheet of the pictures; with --prompt, a graph with a language model answers instead
-// (prompt.ts). Everything that can be refused is refused before weights
-// are loaded. Ctrl-C stops it at any time and leaves no file.
+// uhdc run: a photo, or tensors, through a graph. Compiles the file (or loads the artefact), loads or makes weights, runs
+// once, and writes the outputs and, of slices, a contact sheet; with --prompt, a graph with a language model answers instead
+// (prompt.ts). Everything that can be refused is refused before weights are loaded. Ctrl-C stops it at any time and leaves
+// no file.
 
 import { statSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { loadArtefact, type Artefact } from "../../../runtime/artefact.ts";
 import type { Device } from "../../../runtime/device.ts";
 import type { ChosenDevice } from "../../../runtime/devices/choose.ts";
+import type { Photo } from "../../../runtime/images/decode.ts";
 import { contactSheet } from "../../../runtime/images/contact-sheet.ts";
-import { decodeImage, type Photo } from "../../../runtime/images/decode.ts";
 import { withChannels } from "../../../runtime/images/picture.ts";
 import { Layout } from "../../../runtime/layout.ts";
 import { checkMemory } from "../../../runtime/memory.ts";
 import { machineMemory } from "../../../runtime/platform.ts";
 import { Session, type Progress } from "../../../runtime/session.ts";
-import { typeText, type Tensor } from "../../../runtime/tensor.ts";
+import type { Tensor } from "../../../runtime/tensor.ts";
 import type { WeightsOptions } from "../../../runtime/weights/load.ts";
 import { encodeSafetensors } from "../../../runtime/weights/safetensors.ts";
 import { weightsMemory } from "../../ir/plan/memory.ts";
@@ -26,14 +26,14 @@ import { CliError, usageError } from "../errors.ts";
 import { layoutOf, type LayoutSummary } from "../layout.ts";
 import { writeFiles } from "../output.ts";
 import { profileRows, traceJson, type HostSpan } from "../profile.ts";
-import { reportText, type RunReport } from "../run-report.ts";
+import { hasInputs, runInputs, type InputOptions, type RunInputs } from "../run-inputs.ts";
+import { reportText, summaryOf, typesOf, type RunReport } from "../run-report.ts";
 import { type Terminal } from "../terminal.ts";
 import { bytesText } from "../../ir/text.ts";
 import { prefixOf, seedOf } from "../weights.ts";
 import { answerPrompt } from "./prompt.ts";
 
-export interface RunOptions extends CompilingOptions {
-  readonly image?: readonly string[];
+export interface RunOptions extends CompilingOptions, InputOptions {
   /** What is asked of a graph with a language model. */
   readonly prompt?: string;
   readonly system?: string;
@@ -59,8 +59,8 @@ export async function run(file: string, options: RunOptions, terminal: Terminal)
   const seed = seedOf(options.init);
   const weights = weightsOf(options);
   if (options.threads === 0) throw usageError("--threads takes 1 or more");
-  const path = options.prompt === undefined ? onlyImage(options) : undefined;
-  if (options.device === "reference") return runOnReference(file, path, { ...options, device: "reference", weights, seed }, terminal);
+  checkAsked(options);
+  if (options.device === "reference") return runOnReference(file, { ...options, device: "reference", weights, seed }, terminal);
   const folder = statSync(file, { throwIfNoEntry: false })?.isDirectory() === true;
   if (folder) refuseCompiling(file, options);
   const clock = new Clock();
@@ -71,14 +71,14 @@ export async function run(file: string, options: RunOptions, terminal: Terminal)
     const artefact = loaded ?? (await compiledFor(file, options, device, clock, terminal));
     const { plan } = artefact;
     if (weights === undefined && seed === undefined && plan.params.length > 0) throw noWeights(plan);
-    if (path === undefined) {
+    if (options.prompt !== undefined) {
       if (options.profile || options.trace !== undefined) throw usageError("--profile and --trace are for runs without a prompt");
       if (!options.json) tellDevice(options.device, chosen, terminal);
       return await answerPrompt(artefact, { ...options, device, weights, seed }, terminal);
     }
-    imageInput(plan);
+    const given = await clock.timed("inputs", () => runInputs(plan, options));
     if (!options.json) tellDevice(options.device, chosen, terminal);
-    await runOnPhoto(artefact, path, chosen, { ...options, weights, seed }, clock, terminal);
+    await runOnce(artefact, given, chosen, { ...options, weights, seed }, clock, terminal);
   } finally {
     terminal.done();
     await device.close();
@@ -88,9 +88,9 @@ export async function run(file: string, options: RunOptions, terminal: Terminal)
 type RunSettings = Omit<RunOptions, "weights"> & { readonly weights: WeightsOptions | undefined; readonly seed: number | undefined };
 
 /** Loads weights, runs, writes. */
-async function runOnPhoto(
+async function runOnce(
   artefact: Artefact,
-  path: string,
+  given: RunInputs,
   { device, why }: ChosenDevice,
   options: RunSettings,
   clock: Clock,
@@ -98,13 +98,10 @@ async function runOnPhoto(
 ): Promise<void> {
   const { plan } = artefact;
   const { seed, weights } = options;
-  const input = imageInput(plan);
+  const { inputs } = given;
   await untilStopped(async (signal) => {
-    const photo = await clock.timed("decode", () => decodeImage(path));
-    const image = withChannels(photo, input.channels);
-    const inputs = { [input.name]: image };
     const available = device.hostMemory ? Math.min(await machineMemory(), device.capacity) : device.capacity;
-    const layout = new Layout(plan, { [input.name]: image.shape }, {}, undefined, device.alignment);
+    const layout = new Layout(plan, given.shapes, given.given, undefined, device.alignment);
     checkMemory(plan, layout, weightsMemory(plan).kept, available);
     await using session = await clock.timed("weights", () =>
       Session.create(artefact, {
@@ -129,11 +126,11 @@ async function runOnPhoto(
       await writeFiles(dirname(trace), new Map([[basename(trace), [new TextEncoder().encode(text)]]]), signal);
     }
     const files = await clock.timed("write", () =>
-      writeResults(plan.name, path, photo, slicing, result.outputs, session.untrained, options, signal),
+      writeResults(plan.name, given, slicing, result.outputs, session.untrained, options, signal),
     );
     const report: RunReport = {
-      ...headOf(plan, path, photo, slicing),
-      outputs: typesOf(result.outputs),
+      ...headOf(plan, given, slicing),
+      outputs: summaryOf(result.outputs),
       untrained: session.untrained.length > 0,
       parameters: { total: plan.params.length, untrained: session.untrained.length, ...(seed === undefined ? {} : { seed }) },
       device: {
@@ -153,8 +150,8 @@ async function runOnPhoto(
 }
 
 /** In float64, by the references of the op table. */
-async function runOnReference(file: string, path: string | undefined, options: RunSettings, terminal: Terminal): Promise<void> {
-  if (path === undefined) throw usageError("--device reference runs a graph on a photo: --prompt is for the others");
+async function runOnReference(file: string, options: RunSettings, terminal: Terminal): Promise<void> {
+  if (options.prompt !== undefined) throw usageError("--device reference runs a graph once: --prompt is for the others");
   if (options.profile || options.trace !== undefined) throw usageError("--device reference has no kernels to measure");
   if (statSync(file, { throwIfNoEntry: false })?.isDirectory() === true)
     throw usageError(`${file} is compiled: --device reference takes the .uhd file`);
@@ -165,18 +162,16 @@ async function runOnReference(file: string, path: string | undefined, options: R
   const { plan } = compiled;
   const { seed, weights } = options;
   if (weights === undefined && seed === undefined && plan.params.length > 0) throw noWeights(plan);
-  const input = imageInput(plan);
+  const given = await clock.timed("inputs", () => runInputs(plan, options));
   await untilStopped(async (signal) => {
-    const photo = await clock.timed("decode", () => decodeImage(path));
-    const inputs = { [input.name]: withChannels(photo, input.channels) };
-    const result = await clock.timed("run", () => runReference(graph, plan, inputs, weights, seed));
+    const result = await clock.timed("run", () => runReference(graph, plan, given, weights, seed));
     const slicing = layoutOf(result.host);
     const files = await clock.timed("write", () =>
-      writeResults(plan.name, path, photo, slicing, result.outputs, result.untrained, options, signal),
+      writeResults(plan.name, given, slicing, result.outputs, result.untrained, options, signal),
     );
     const report: RunReport = {
-      ...headOf(plan, path, photo, slicing),
-      outputs: typesOf(result.outputs),
+      ...headOf(plan, given, slicing),
+      outputs: summaryOf(result.outputs),
       untrained: result.untrained.length > 0,
       parameters: { total: plan.params.length, untrained: result.untrained.length, ...(seed === undefined ? {} : { seed }) },
       device: { kind: "reference", threads: 1, why: "reference, float64: as asked" },
@@ -190,14 +185,14 @@ async function runOnReference(file: string, path: string | undefined, options: R
 
 function headOf(
   plan: Plan,
-  path: string,
-  { width, height, format }: Photo,
+  { inputs, photo }: RunInputs,
   layout: LayoutSummary | undefined,
-): Pick<RunReport, "ok" | "name" | "image" | "tokens" | "pictures" | "layout"> {
+): Pick<RunReport, "ok" | "name" | "image" | "inputs" | "tokens" | "pictures" | "layout"> {
   return {
     ok: true,
     name: plan.name,
-    image: { path, width, height, format },
+    image: photo === undefined ? null : { path: photo.path, ...sizeOf(photo.picture) },
+    inputs: typesOf(tensorsOf(plan, inputs)),
     tokens: layout?.tokens ?? null,
     pictures: layout?.pictures.length ?? null,
     layout: layout ?? null,
@@ -208,10 +203,11 @@ function peakRss(): number {
   return process.resourceUsage().maxRSS * 1024;
 }
 
-function typesOf(
-  outputs: Readonly<Record<string, Tensor>>,
-): Readonly<Record<string, { readonly dtype: string; readonly shape: readonly number[] }>> {
-  return Object.fromEntries(Object.entries(outputs).map(([name, t]) => [name, { dtype: t.dtype, shape: t.shape }]));
+const sizeOf = ({ width, height, format }: Photo) => ({ width, height, format });
+
+function tensorsOf(plan: Plan, inputs: RunInputs["inputs"]): Readonly<Record<string, Tensor>> {
+  // They are tensors: the inputs were checked.
+  return Object.fromEntries(plan.inputs.map(({ name }) => [name, inputs[name] as Tensor]));
 }
 
 /** Runs `work` with a signal that Ctrl-C and SIGTERM abort. */
@@ -244,8 +240,7 @@ class Clock {
 
 async function writeResults(
   graph: string,
-  path: string,
-  photo: Photo,
+  { photo }: RunInputs,
   layout: LayoutSummary | undefined,
   results: Readonly<Record<string, Tensor>>,
   untrained: readonly string[],
@@ -253,19 +248,24 @@ async function writeResults(
   signal: AbortSignal,
 ): Promise<readonly string[]> {
   const outputs = new Map(Object.entries(results));
-  const contents = new Map([[outputsFile(outputs), encodeSafetensors(outputs, metadata(graph, path, untrained))]]);
-  if (layout !== undefined) contents.set("contact-sheet.png", [await contactSheet({ photo: withChannels(photo, 3), ...sheetOf(layout) })]);
+  const contents = new Map([[outputsFile(outputs), encodeSafetensors(outputs, metadata(graph, photo?.path, untrained))]]);
+  if (layout !== undefined && photo !== undefined)
+    contents.set("contact-sheet.png", [await contactSheet({ photo: withChannels(photo.picture, 3), ...sheetOf(layout) })]);
   return writeFiles(options.out, contents, signal);
 }
 
-/** The one photo of a run without a prompt. */
-function onlyImage({ image = [], tokenizer, template, system, maxTokens }: RunOptions): string {
+/** What is asked fits together. */
+function checkAsked(options: RunOptions): void {
+  const { prompt, tokenizer, template, system, maxTokens, input = [], size } = options;
+  if (prompt !== undefined) {
+    if (input.length + size.length > 0)
+      throw usageError("--input and --size are for runs without --prompt, whose inputs are the words and photos");
+    return;
+  }
   if ([tokenizer, template, system, maxTokens].some((option) => option !== undefined))
     throw usageError("--tokenizer, --template, --system and --max-tokens go with --prompt");
-  const [only, ...others] = image;
-  if (only === undefined) throw usageError("give a photo with --image FILE, or ask something with --prompt TEXT");
-  if (others.length > 0) throw usageError(`a run takes one photo, and here are ${image.length}; with --prompt there may be several`);
-  return only;
+  if (!hasInputs(options))
+    throw usageError("give a photo with --image FILE, tensors with --input FILE, or ask something with --prompt TEXT");
 }
 
 function weightsOf(options: RunOptions): WeightsOptions | undefined {
@@ -305,35 +305,14 @@ async function compiledFor(file: string, options: RunOptions, device: Device, cl
   return compiled;
 }
 
-/** The one input of the graph, which must hold a photo. */
-function imageInput(plan: Plan): { readonly name: string; readonly channels: number } {
-  const [only, ...others] = plan.inputs;
-  const buffer = only === undefined ? undefined : plan.buffers[only.buffer];
-  const channels = Number(buffer?.shape[2]);
-  if (only === undefined || others.length > 0 || buffer?.dtype !== "u8" || buffer.shape.length !== 3 || ![3, 4].includes(channels)) {
-    const found = plan.inputs.map(
-      ({ name, buffer: id }) => `${name}: ${typeText(plan.buffers[id]?.dtype ?? "", plan.buffers[id]?.shape ?? [])}`,
-    );
-    throw new CliError(
-      1,
-      `uhdc run gives a graph one image, u8[height, width, 3 or 4], and ${plan.name} has ${found.join(", ") || "no input"}; ${
-        plan.inputs.some(({ name }) => name === "ids" || name === "rows")
-          ? "ask a language model with --prompt"
-          : "use the runtime for other inputs"
-      }`,
-    );
-  }
-  return { name: only.name, channels };
-}
-
 /** `visual.safetensors` for a graph with that output; `outputs.safetensors` when there are several. */
 function outputsFile(outputs: ReadonlyMap<string, Tensor>): string {
   const [only, ...others] = outputs.keys();
   return only !== undefined && others.length === 0 ? `${only}.safetensors` : "outputs.safetensors";
 }
 
-function metadata(graph: string, image: string, untrained: readonly string[]): Readonly<Record<string, string>> {
-  return { graph, image, ...(untrained.length > 0 ? { untrained: "true" } : {}) };
+function metadata(graph: string, image: string | undefined, untrained: readonly string[]): Readonly<Record<string, string>> {
+  return { graph, ...(image === undefined ? {} : { image }), ...(untrained.length > 0 ? { untrained: "true" } : {}) };
 }
 
 function sheetOf({ grid, pictures }: LayoutSummary): Omit<Parameters<typeof contactSheet>[0], "photo"> {

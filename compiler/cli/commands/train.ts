@@ -27,7 +27,7 @@ import { CliError, usageError } from "../errors.ts";
 import { countText, millisecondsText, type Terminal } from "../terminal.ts";
 import { bytesText } from "../../ir/text.ts";
 import { openTrainingPlace } from "../train-device.ts";
-import { givenSizes } from "./explain.ts";
+import { givenSizes } from "../sizes.ts";
 
 export interface TrainOptions extends CommonOptions {
   readonly data: string;
