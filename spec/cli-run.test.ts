@@ -23,6 +23,8 @@ interface Report {
   readonly tokens: number;
   readonly pictures: number;
   readonly layout: { readonly grid: readonly number[]; readonly pictures: readonly { readonly px: readonly number[] }[] };
+  readonly image: { readonly width: number; readonly height: number } | null;
+  readonly inputs: Readonly<Record<string, { readonly dtype: string; readonly shape: readonly number[] }>>;
   readonly outputs: Readonly<Record<string, { readonly dtype: string; readonly shape: readonly number[] }>>;
   readonly untrained: boolean;
   readonly parameters: { readonly total: number; readonly untrained: number };
