@@ -1,7 +1,7 @@
 // Makes the pictures, trains UHD-tiny and what it is compared with, and evaluates them on strings that none has seen. A model
 // learns in four stages: its visual encoder letters and colours of patches, its resampler to keep them in its tokens, then the
-// whole what is written in pictures of one slice, then questions about pictures of every size. What is there already is not done again, and a training that was
-// stopped goes on. `node examples/read-text/train.mjs --help`.
+// whole what is written in pictures of one slice, in which colours and where, then questions about pictures of every size.
+// What is there already is not done again, and a training that was stopped goes on. `node examples/read-text/train.mjs --help`.
 
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
@@ -32,7 +32,7 @@ const help = `Trains UHD-tiny to read text in pictures, and tells how well it do
   --letters <n>      steps of the first stage, 32 pictures each: letters and colours of patches; default 12000
   --tokens <n>       steps of the second, 32 pictures each: the same, of the resampler's tokens; default 9000. A model without
                      a resampler has as many more steps of the first
-  --written <n>      steps of the third, 32 pictures each: what is written; default 8000
+  --written <n>      steps of the third, 32 pictures each: what is written, how and where; default 8000
   --steps <n>        steps of the fourth, 8 pictures each: questions; default 10000
   --threads <n>      default: those of the machine`;
 
