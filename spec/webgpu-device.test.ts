@@ -89,6 +89,18 @@ describe("the WebGPU device", () => {
     await expect(d.write(b, 2, new Uint8Array(4))).rejects.toThrow(RangeError);
   });
 
+  test("reads a large buffer in pieces, and holds no more than one of them afterwards", async (context) => {
+    const d = await device(context);
+    const bytes = 9 * 2 ** 20 + 4;
+    const buffer = d.alloc(bytes);
+    const before = d.used;
+    const wanted = Uint8Array.from({ length: bytes }, (_, i) => (i * 7919 + (i >> 12)) % 251);
+    await d.write(buffer, 0, wanted);
+    expect(Buffer.from(await d.read(buffer, 0, bytes)).equals(Buffer.from(wanted))).toBe(true);
+    expect(d.used - before).toBeLessThanOrEqual(4 * 2 ** 20);
+    d.free(buffer);
+  });
+
   test("creates nothing when the same commands run again, or others with other sizes", async (context) => {
     const d = await device(context);
     const module = await d.load(code);
