@@ -113,6 +113,8 @@ describe("text that is no program", () => {
   test("names of other languages' words are names all the same", () => {
     const text = "fn f(return: int, def: int, class: int) -> int = return + def + class\n";
     expect(check(text).diagnostics).toEqual([]);
+    expect(check("fn f(class: int) -> int = (class 1)").diagnostics[0]).toMatchObject({ code: "UHD0010", found: '"1"' });
+    expect(check("fn f(class: int) -> int = (class 1)").diagnostics[0]?.help).toBeUndefined();
   });
 
   test("an empty file, and one with comments only, are programs", () => {

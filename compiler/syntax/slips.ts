@@ -2,7 +2,23 @@
 // Looks at the words around the error alone; knows no names.
 
 import type { IToken } from "chevrotain";
-import { Assign, Comma, Colon, Divide, FloorDivide, For, Identifier, LeftBrace, LeftParen, Arrow, Minus, Plus, Times } from "./tokens.ts";
+import {
+  Arrow,
+  Assign,
+  Colon,
+  Comma,
+  Divide,
+  FloorDivide,
+  For,
+  Identifier,
+  LeftBrace,
+  LeftParen,
+  Minus,
+  Plus,
+  RightBrace,
+  Semicolon,
+  Times,
+} from "./tokens.ts";
 
 /** For characters that no word of the language has. */
 export function lexicalSlip(found: string): string {
@@ -27,8 +43,9 @@ export function grammarSlip(tokens: readonly IToken[], at: number, open: IToken 
   const inCall = open?.tokenType === LeftParen;
   const { tokenType } = found;
   if (isFirst && (tokenType === FloorDivide || (tokenType === Divide && next?.tokenType === Times))) return "comments begin with #";
-  for (const word of [found, previous]) {
-    const help = word?.tokenType === Identifier ? words.get(word.image) : undefined;
+  for (const i of [at, at - 1]) {
+    const word = tokens[i];
+    const help = word?.tokenType === Identifier && startsStatement(tokens, i) ? words.get(word.image) : undefined;
     if (help !== undefined) return help;
   }
   if (tokenType === For && !inCall) return words.get("for");
@@ -58,6 +75,12 @@ const words: ReadonlyMap<string, string> = new Map([
 
 function functions(): string {
   return "shape code is fn name(a: int) -> int { … }; what computes with tensors is a module with a forward";
+}
+
+function startsStatement(tokens: readonly IToken[], at: number): boolean {
+  const before = tokens[at - 1];
+  const ends = [LeftBrace, RightBrace, Semicolon];
+  return before === undefined || ends.includes(before.tokenType) || (before.endLine ?? 0) < (tokens[at]?.startLine ?? 0);
 }
 
 function isAdjacent(a: IToken | undefined, b: IToken): boolean {
