@@ -35,6 +35,7 @@ import { cpuPanel, gpuPanel, type Capabilities } from "./schedule/capabilities.t
 import { splitAttention, type SplitAttention } from "./schedule/attention-split.ts";
 import { lower, type Lowered } from "./schedule/lower.ts";
 import { withRoundedRows } from "./schedule/quantised.ts";
+import { watched } from "./watch.ts";
 import { typeRule } from "../ops/index.ts";
 
 interface CommonOptions {
@@ -51,6 +52,8 @@ interface CommonOptions {
   readonly activations?: "int16" | "f32" | undefined;
   /** Follows all passes: sees the graph as fusion will, and is told how that groups. */
   readonly last?: ((graph: Graph, fusion: FuseOptions) => Graph) | undefined;
+  /** Every value that a kernel of a run writes is a result too: see watch.ts. */
+  readonly watch?: boolean | undefined;
   /** Sees the text of the program after each pass, by the pass's name. */
   readonly dump?: ((pass: string, text: () => string) => void) | undefined;
 }
@@ -202,7 +205,8 @@ function compiled(
     wide,
   });
   const fusion: FuseOptions = { fuse, gas: options.fusionGas, panel, limits };
-  const graph = options.last === undefined ? passed : options.last(passed, fusion);
+  const planned = options.last === undefined ? passed : options.last(passed, fusion);
+  const graph = options.watch === true ? watched(planned, fusion) : planned;
   if (graph !== passed) {
     sound("last", graph.name, verifyGraph(graph, typeRule));
     options.dump?.("last", () => printGraph(graph));

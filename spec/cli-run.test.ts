@@ -190,7 +190,7 @@ describe("uhdc run", () => {
     const [file = "", ...settings] = smallGraph;
     const set = settings.filter((s) => s !== "--set");
     const common = { image: [photo], out, set, json: false, fuse: true, weightsPrefix: [], ignoreExtra: false, size: [] } as const;
-    const options: RunOptions = { ...common, init: "seeded:1", device: "wasm", profile: false };
+    const options: RunOptions = { ...common, init: "seeded:1", device: "wasm", profile: false, verify: false };
     await expect(run(file, options, terminal)).rejects.toMatchObject({ name: "AbortError" });
     expect(lines).toEqual([]);
     expect(existsSync(out)).toBe(false);

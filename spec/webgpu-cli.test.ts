@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import type { DoctorReport } from "../compiler/cli/commands/doctor.ts";
+import { isWrong, type VerifiedValue } from "../compiler/cli/verified.ts";
 import { agreement } from "./graphs-support.ts";
 import { builtFolder, installRuntime, root, uhdc } from "./cli-support.ts";
 import { noGpu } from "./webgpu-support.ts";
@@ -107,6 +108,16 @@ describe("--device", () => {
     }
     const trace = JSON.parse(readFileSync(inFolder("trace.json"), "utf8")) as { readonly traceEvents: readonly { readonly ph: string }[] };
     expect(trace.traceEvents.filter((e) => e.ph === "X").length).toBeGreaterThan(report.profile.length);
+  }, 120_000);
+
+  test("--verify compares what each kernel wrote with the references", async (context) => {
+    if (noGpu !== undefined) context.skip(`not run: ${noGpu}`);
+    const { code, stdout, stderr } = await uhdc([...on("webgpu", "--verify", "--json")]);
+    expect(code, stderr).toBe(0);
+    const { verified } = JSON.parse(stdout) as { readonly verified: readonly VerifiedValue[] };
+    expect(verified.map((v) => v.at)).toContainEqual(expect.stringMatching(/mean\.uhd:3:\d+$/));
+    expect(verified.filter(isWrong)).toEqual([]);
+    expect(verified.some((v) => v.error > 0)).toBe(true);
   }, 120_000);
 
   test.runIf(linux)("webgpu without an adapter is refused with the doctor's hint, and writes nothing", async () => {

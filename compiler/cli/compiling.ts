@@ -12,6 +12,8 @@ export interface CompilingOptions extends CommonOptions, QuantisingOptions {
   /** False with --no-fuse. */
   readonly fuse: boolean;
   readonly fusionGas?: number;
+  /** What every kernel writes is a result. */
+  readonly watch?: boolean;
 }
 
 interface CompiledFile {
@@ -49,14 +51,15 @@ export function compileFileFor(
   const begin = performance.now();
   const graph = chooseGraph(loadChecked(file, options, terminal), file, options.graph);
   const checked = performance.now();
-  const compiled = compileFor(graph, target, { fuse: options.fuse, fusionGas: options.fusionGas, ...quantisingOf(options), dump });
+  const { fuse, fusionGas, watch } = options;
+  const compiled = compileFor(graph, target, { fuse, fusionGas, watch, ...quantisingOf(options), dump });
   return { graph, compiled, milliseconds: { check: checked - begin, compile: performance.now() - checked } };
 }
 
 export function compileFor(
   graph: Graph,
   target: TargetOptions,
-  options: Pick<CompileOptions, "fuse" | "fusionGas" | "quantise" | "activations" | "dump"> = {},
+  options: Pick<CompileOptions, "fuse" | "fusionGas" | "quantise" | "activations" | "watch" | "dump"> = {},
 ): Compiled | WebGpuCompiled {
   return target.target === "webgpu" ? compileGraph(graph, { ...options, ...target }) : compileGraph(graph, options);
 }

@@ -76,7 +76,7 @@ export function rounded({ dtype, shape, data }: ConcreteTensor): Tensor {
   return { dtype, shape, data: encodeElements(dtype, data) } as Tensor;
 }
 
-function zeros({ dtype, shape }: TensorType, run: HostRun): ConcreteTensor {
+export function zeros({ dtype, shape }: TensorType, run: HostRun): ConcreteTensor {
   const sizes = shape.map((d) => dimEval(d, run.symbols));
   return { dtype, shape: sizes, data: new Float64Array(sizes.reduce((a, b) => a * b, 1)) };
 }

@@ -7,6 +7,7 @@ import { picturesText, type LayoutSummary } from "./layout.ts";
 import { profileText, type ProfileRow } from "./profile.ts";
 import { millisecondsText } from "./terminal.ts";
 import { bytesText } from "../ir/text.ts";
+import { verificationText, type VerifiedValue } from "./verified.ts";
 
 export interface RunReport {
   readonly ok: true;
@@ -27,6 +28,8 @@ export interface RunReport {
   /** Bytes. */
   readonly memory: { readonly weights: number; readonly arena: number; readonly peakRss: number };
   readonly profile?: readonly ProfileRow[];
+  /** Of every value that a kernel wrote, in the order of the graph. */
+  readonly verified?: readonly VerifiedValue[];
   readonly files: readonly string[];
 }
 
@@ -111,5 +114,9 @@ export function reportText(report: RunReport): string {
   ]);
   lines.push(["wrote", report.files.join(", ")]);
   const body = lines.map(([name, value]) => `${name.padEnd(9)} ${value}`).join("\n");
-  return report.profile === undefined ? body : `${body}\n\n${profileText(report.profile)}`;
+  return [
+    body,
+    ...(report.profile === undefined ? [] : [profileText(report.profile)]),
+    ...(report.verified === undefined ? [] : [verificationText(report.verified)]),
+  ].join("\n\n");
 }

@@ -19,6 +19,7 @@ import type { Tensor } from "../../../runtime/tensor.ts";
 import type { WeightsOptions } from "../../../runtime/weights/load.ts";
 import { encodeSafetensors } from "../../../runtime/weights/safetensors.ts";
 import { weightsMemory } from "../../ir/plan/memory.ts";
+import type { Graph } from "../../ir/graph/types.ts";
 import type { Plan } from "../../ir/plan/types.ts";
 import type { CompilingOptions } from "../compiling.ts";
 import { openDevice, targetOf, targetsOf, tellDevice, type DeviceName } from "../device.ts";
@@ -30,7 +31,9 @@ import { hasInputs, runInputs, type InputOptions, type RunInputs } from "../run-
 import { reportText, summaryOf, typesOf, type RunReport } from "../run-report.ts";
 import { type Terminal } from "../terminal.ts";
 import { bytesText } from "../../ir/text.ts";
+import { isWrong } from "../verified.ts";
 import { prefixOf, seedOf } from "../weights.ts";
+import { unwatched } from "../../watched.ts";
 import { answerPrompt } from "./prompt.ts";
 
 export interface RunOptions extends CompilingOptions, InputOptions {
@@ -51,6 +54,8 @@ export interface RunOptions extends CompilingOptions, InputOptions {
   readonly device: DeviceName;
   /** Run twice, and measure each kernel of the second run. */
   readonly profile: boolean;
+  /** Compare what each kernel wrote with the references. */
+  readonly verify: boolean;
   /** The same as a file for Chrome's viewer. */
   readonly trace?: string;
 }
@@ -63,16 +68,18 @@ export async function run(file: string, options: RunOptions, terminal: Terminal)
   if (options.device === "reference") return runOnReference(file, { ...options, device: "reference", weights, seed }, terminal);
   const folder = statSync(file, { throwIfNoEntry: false })?.isDirectory() === true;
   if (folder) refuseCompiling(file, options);
+  const compiling = { ...options, watch: options.verify };
   const clock = new Clock();
   const loaded = folder ? await clock.timed("load", () => loadArtefact(file)) : undefined;
   const chosen = await openDevice(options.device, options.threads, loaded === undefined ? undefined : targetsOf(loaded));
   const { device } = chosen;
   try {
-    const artefact = loaded ?? (await compiledFor(file, options, device, clock, terminal));
+    const artefact: Runnable = loaded ?? (await compiledFor(file, compiling, device, clock, terminal));
     const { plan } = artefact;
     if (weights === undefined && seed === undefined && plan.params.length > 0) throw noWeights(plan);
     if (options.prompt !== undefined) {
-      if (options.profile || options.trace !== undefined) throw usageError("--profile and --trace are for runs without a prompt");
+      if (options.profile || options.verify || options.trace !== undefined)
+        throw usageError("--profile, --verify and --trace are for runs without a prompt");
       if (!options.json) tellDevice(options.device, chosen, terminal);
       return await answerPrompt(artefact, { ...options, device, weights, seed }, terminal);
     }
@@ -89,7 +96,7 @@ type RunSettings = Omit<RunOptions, "weights"> & { readonly weights: WeightsOpti
 
 /** Loads weights, runs, writes. */
 async function runOnce(
-  artefact: Artefact,
+  artefact: Runnable,
   given: RunInputs,
   { device, why }: ChosenDevice,
   options: RunSettings,
@@ -118,6 +125,15 @@ async function runOnce(
     if (profile) await clock.timed("first run", () => session.run(inputs, { signal, onProgress, profile }));
     const begin = performance.now();
     const result = await clock.timed("run", () => session.run(inputs, { signal, onProgress, profile }));
+    const { own, values } = unwatched(result.outputs);
+    const { graph } = artefact;
+    const verified =
+      graph === undefined || !options.verify
+        ? undefined
+        : await clock.timed("verify", async () => {
+            const onProgress = (done: number, total: number): void => terminal.progress(`verified ${done} of ${total} values`);
+            return (await import("../verifying.ts")).verify({ graph, plan, given, values, weights, seed, onProgress });
+          });
     terminal.done();
     const slicing = layoutOf(result.host);
     const trace = options.trace;
@@ -125,12 +141,10 @@ async function runOnce(
       const text = traceJson(plan, result, device.description ?? device.kind, clock.spans, begin);
       await writeFiles(dirname(trace), new Map([[basename(trace), [new TextEncoder().encode(text)]]]), signal);
     }
-    const files = await clock.timed("write", () =>
-      writeResults(plan.name, given, slicing, result.outputs, session.untrained, options, signal),
-    );
+    const files = await clock.timed("write", () => writeResults(plan.name, given, slicing, own, session.untrained, options, signal));
     const report: RunReport = {
       ...headOf(plan, given, slicing),
-      outputs: summaryOf(result.outputs),
+      outputs: summaryOf(own),
       untrained: session.untrained.length > 0,
       parameters: { total: plan.params.length, untrained: session.untrained.length, ...(seed === undefined ? {} : { seed }) },
       device: {
@@ -143,9 +157,17 @@ async function runOnce(
       milliseconds: { ...clock.times, stages: result.stages, total: performance.now() },
       memory: { ...result.memory, peakRss: peakRss() },
       ...(options.profile ? { profile: profileRows(plan, result) } : {}),
+      ...(verified === undefined ? {} : { verified }),
       files: trace === undefined ? files : [...files, trace],
     };
     terminal.out(options.json ? JSON.stringify(report, null, 2) : reportText(report));
+    const wrong = verified?.filter(isWrong).length ?? 0;
+    if (wrong > 0)
+      throw new CliError(
+        3,
+        `${device.kind} computes ${wrong} of ${values.size} values wrongly\n` +
+          "  help: --no-fuse and --fusion-gas N tell whether fusion makes them wrong, another --device whether this one does",
+      );
   });
 }
 
@@ -153,6 +175,7 @@ async function runOnce(
 async function runOnReference(file: string, options: RunSettings, terminal: Terminal): Promise<void> {
   if (options.prompt !== undefined) throw usageError("--device reference runs a graph once: --prompt is for the others");
   if (options.profile || options.trace !== undefined) throw usageError("--device reference has no kernels to measure");
+  if (options.verify) throw usageError("--device reference is what --verify compares the others with");
   if (statSync(file, { throwIfNoEntry: false })?.isDirectory() === true)
     throw usageError(`${file} is compiled: --device reference takes the .uhd file`);
   const clock = new Clock();
@@ -209,6 +232,9 @@ function tensorsOf(plan: Plan, inputs: RunInputs["inputs"]): Readonly<Record<str
   // They are tensors: the inputs were checked.
   return Object.fromEntries(plan.inputs.map(({ name }) => [name, inputs[name] as Tensor]));
 }
+
+/** What was compiled just now has its graph still. */
+type Runnable = Artefact & { readonly graph?: Graph };
 
 /** Runs `work` with a signal that Ctrl-C and SIGTERM abort. */
 async function untilStopped(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
@@ -292,12 +318,13 @@ function noWeights(plan: Plan): CliError {
 function refuseCompiling(folder: string, options: RunOptions): void {
   if (options.graph !== undefined || options.set.length > 0 || !options.fuse || options.fusionGas !== undefined)
     throw usageError(`${folder} is compiled already: --graph, --set, --no-fuse and --fusion-gas are for .uhd files`);
+  if (options.verify) throw usageError(`${folder} is compiled already: --verify takes the .uhd file, which says what is meant`);
   if (options.quantise !== undefined || options.activations !== undefined)
     throw usageError(`${folder} is compiled already: --quantise and --activations are for .uhd files`);
 }
 
 /** With what the device's adapter has. */
-async function compiledFor(file: string, options: RunOptions, device: Device, clock: Clock, terminal: Terminal): Promise<Artefact> {
+async function compiledFor(file: string, options: CompilingOptions, device: Device, clock: Clock, terminal: Terminal): Promise<Runnable> {
   // The compiler is loaded for files only: an artefact runs without it.
   const { compileFileFor } = await import("../compiling.ts");
   const { compiled, milliseconds } = compileFileFor(file, options, targetOf(device), terminal);

@@ -5,7 +5,7 @@ import { dim, dimEval, dimSymbols, type Dim, type DimEnv } from "../dim.ts";
 import type { DType } from "../dtype.ts";
 import { GraphError, typeText } from "./build.ts";
 import { nodeText } from "./print.ts";
-import type { Attrs, AttrValue, Graph, TableNode, ValueId } from "./types.ts";
+import type { Attrs, AttrValue, Graph, GraphNode, TableNode, ValueId } from "./types.ts";
 
 /** A tensor with its elements as float64; integers and bools are exact. */
 export interface ConcreteTensor {
@@ -30,6 +30,8 @@ export interface GraphInputs {
   readonly table?: (node: TableNode, env: DimEnv) => ConcreteTensor;
   /** Sizes beyond those that input shapes give: the symbols of host code. */
   readonly symbols?: DimEnv;
+  /** Sees each value when it is there, and gives the one that what follows is computed from. */
+  readonly observe?: (node: GraphNode, value: ConcreteTensor) => ConcreteTensor;
 }
 
 export interface GraphResult {
@@ -95,7 +97,7 @@ export function evalGraph(graph: Graph, reference: ReferenceFunction, given: Gra
         value = given.inputs?.[node.name];
         break;
       case "param":
-        value = node.rows === undefined ? given.params?.[node.name] : rowsOf(given.params?.[node.rows.of], node.rows.first, type);
+        value = given.params?.[node.name] ?? (node.rows && rowsOf(given.params?.[node.rows.of], node.rows.first, type));
         break;
       case "state":
         value = given.states?.[node.name];
@@ -118,7 +120,7 @@ export function evalGraph(graph: Graph, reference: ReferenceFunction, given: Gra
         `${nodeText(node)} has the value ${value.dtype}[${value.shape.join(", ")}], not ${typeText(node.type)} = [${shape.join(", ")}]`,
       );
     }
-    values.set(node.id, value);
+    values.set(node.id, given.observe?.(node, value) ?? value);
   }
   return {
     outputs: Object.fromEntries(graph.outputs.map((o) => [o.name, valueOf(o.value)])),
