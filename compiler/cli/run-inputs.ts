@@ -52,8 +52,10 @@ export async function runInputs(plan: Plan, options: InputOptions): Promise<RunI
   const { files, seed } = sources(options.input ?? []);
   await readTensors(plan, files, tensors);
   const left = plan.inputs.filter(({ name }) => !tensors.has(name));
-  if (left.length > 0 && seed === undefined)
-    throw new CliError(1, `${plan.name} needs ${left.map((i) => typed(plan, i)).join(", ")}\n${help}`);
+  if (left.length > 0 && seed === undefined) {
+    const hint = takesText(plan) ? "  help: ask a language model with --prompt" : help;
+    throw new CliError(1, `${plan.name} needs ${left.map((i) => typed(plan, i)).join(", ")}\n${hint}`);
+  }
   const { shapes, given } = givenSizes(plan, { size: options.size, known: knownSizes(plan, tensors) });
   // Refuses sizes out of their bounds before anything is made of them.
   bindPlan(plan, shapes, given);
@@ -68,6 +70,8 @@ export async function runInputs(plan: Plan, options: InputOptions): Promise<RunI
 
 const help =
   "  help: give tensors of these names with --input FILE (safetensors), or try it with random ones: --input seeded:1 --size NAME=VALUE";
+
+const takesText = (plan: Plan): boolean => plan.inputs.some(({ name }) => name === "ids" || name === "rows");
 
 const typed = (plan: Plan, { name, buffer }: Plan["inputs"][number]): string =>
   `${name}: ${typeText(plan.buffers[buffer]?.dtype ?? "", plan.buffers[buffer]?.shape ?? [])}`;
@@ -164,9 +168,7 @@ function photoInput(plan: Plan): { readonly name: string; readonly channels: num
   const [only, ...others] = found;
   if (only !== undefined && others.length === 0) return only;
   const all = plan.inputs.map((i) => typed(plan, i));
-  const instead = plan.inputs.some(({ name }) => name === "ids" || name === "rows")
-    ? "ask a language model with --prompt"
-    : "give tensors with --input FILE";
+  const instead = takesText(plan) ? "ask a language model with --prompt" : "give tensors with --input FILE";
   throw new CliError(
     1,
     `--image fills an input u8[height, width, 3 or 4], and ${plan.name} has ${all.join(", ") || "no input"}; ${instead}`,
