@@ -26,7 +26,7 @@ const help = `Trains UHD-tiny to read text in pictures, and tells how well it do
   --out <folder>     pictures, trainings and results; default out/read-text
   --models <names>   of ${Object.keys(models).join(", ")}; default all
   --seeds <list>     default 1,2,3
-  --pictures <n>     of the training split; default 30000
+  --pictures <n>     of the training split; default 60000
   --small <n>        pictures of one slice, for the third stage; default 100000
   --test <n>         pictures of the test split; default 400
   --letters <n>      steps of the first stage, 32 pictures each: letters and colours of patches; default 12000
@@ -41,7 +41,7 @@ const { values } = parseArgs({
     out: { type: "string", default: "out/read-text" },
     models: { type: "string", default: Object.keys(models).join(",") },
     seeds: { type: "string", default: "1,2,3" },
-    pictures: { type: "string", default: "30000" },
+    pictures: { type: "string", default: "60000" },
     small: { type: "string", default: "100000" },
     test: { type: "string", default: "400" },
     letters: { type: "string", default: "12000" },
