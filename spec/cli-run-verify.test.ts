@@ -1,7 +1,7 @@
 // `uhdc run --verify`: every value that a kernel writes is compared with what the references make of what the kernel read, so
 // what is wrong is told where it is made, and nothing else is.
 
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
@@ -36,6 +36,29 @@ describe("uhdc run --verify", () => {
     // It compares: sums in f32 are not those in f64.
     expect(verified.filter((v) => v.error > 0).length).toBeGreaterThan(5);
     for (const v of verified) expect(v.at).toMatch(/^graphs\/.*\.uhd:\d+:\d+$/);
+  });
+
+  test("knows what states held when the run began, after a run before it", async () => {
+    const file = path.join(folder, "sum.uhd");
+    writeFileSync(
+      file,
+      "graph sum(x: f32[8]) -> total: f32[8] {\n  state before: f32[8]\n  let total = before + exp(x)\n  before = total\n  total\n}\n",
+    );
+    const args = ["run", file, "--input", "seeded:1", "--device", "wasm", "-o", path.join(folder, "sum"), "--json", "--verify"];
+    const totals: number[] = [];
+    for (const more of [[], ["--profile"]]) {
+      const { code, stdout, stderr } = await uhdc([...args, ...more]);
+      expect([code, stderr]).toEqual([0, ""]);
+      const report = JSON.parse(stdout) as {
+        readonly verified: readonly VerifiedValue[];
+        readonly outputs: { readonly total: { most: number } };
+      };
+      expect(report.verified.length).toBeGreaterThan(0);
+      expect(report.verified.filter(isWrong)).toEqual([]);
+      totals.push(report.outputs.total.most);
+    }
+    // With a profile it is the second run that is looked at.
+    expect((totals[1] ?? 0) / (totals[0] ?? 1)).toBeCloseTo(2, 5);
   });
 
   test("needs the program, and kernels", async () => {
@@ -78,7 +101,7 @@ describe("verify", () => {
     expect(Object.keys(own)).toEqual(["y"]);
     expect(values.size).toBeGreaterThan(2);
     const changed = new Map([...values].map(([id, tensor], i) => [id, change(id, tensor, i)]));
-    return verify({ graph: compiled.graph, plan: compiled.plan, given, values: changed, weights: undefined, seed: 1 });
+    return verify({ graph: compiled.graph, plan: compiled.plan, given, states: new Map(), values: changed, weights: undefined, seed: 1 });
   }
 
   const times = (t: Tensor, at: number, factor: number): Tensor =>
@@ -104,7 +127,7 @@ describe("verify", () => {
     const [meant, made] = [compileGraph(graph, { watch: true }), compileGraph(other, { watch: true })];
     await using session = await Session.create(made, { threads: 1, init: { seed: 1 } });
     const { values } = unwatched((await session.run({ x })).outputs);
-    const verified = await verify({ graph: meant.graph, plan: meant.plan, given, values, weights: undefined, seed: 1 });
+    const verified = await verify({ graph: meant.graph, plan: meant.plan, given, states: new Map(), values, weights: undefined, seed: 1 });
     expect(verified.filter(isWrong)).toMatchObject([{ at: expect.stringMatching(/^graphs\/g\.uhd:5:/) as string }]);
     expect(isWrong(verified.at(-1) ?? verified[0] ?? unreachable())).toBe(false);
   });
@@ -129,6 +152,6 @@ describe("verify", () => {
     const compiled = compileGraph(source, { watch: true, fuse: false });
     await using session = await Session.create(compiled, { threads: 1, init: { seed: 1 } });
     const { values } = unwatched((await session.run({ x })).outputs);
-    return verify({ graph: compiled.graph, plan: compiled.plan, given, values, weights: undefined, seed: 1 });
+    return verify({ graph: compiled.graph, plan: compiled.plan, given, states: new Map(), values, weights: undefined, seed: 1 });
   }
 });

@@ -175,7 +175,7 @@ describe("uhdc run", () => {
     expect(existsSync(inFolder("usage"))).toBe(false);
   });
 
-  test.each(["weights", "step"])("stopped by Ctrl-C at its %s, it leaves no file and says so", async (stage) => {
+  test.each(["weights", "step", "verified"])("stopped by Ctrl-C at its %s, it leaves no file and says so", async (stage) => {
     const out = inFolder(`stopped-${stage}`);
     const lines: string[] = [];
     const terminal: Terminal = {
@@ -190,7 +190,7 @@ describe("uhdc run", () => {
     const [file = "", ...settings] = smallGraph;
     const set = settings.filter((s) => s !== "--set");
     const common = { image: [photo], out, set, json: false, fuse: true, weightsPrefix: [], ignoreExtra: false, size: [] } as const;
-    const options: RunOptions = { ...common, init: "seeded:1", device: "wasm", profile: false, verify: false };
+    const options: RunOptions = { ...common, init: "seeded:1", device: "wasm", profile: false, verify: stage === "verified" };
     await expect(run(file, options, terminal)).rejects.toMatchObject({ name: "AbortError" });
     expect(lines).toEqual([]);
     expect(existsSync(out)).toBe(false);

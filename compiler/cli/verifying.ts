@@ -1,16 +1,15 @@
 // uhdc run --verify: what each kernel wrote, against the references of the op table in float64, which are given what the
 // kernel read: an error is told where it is made, not where it shows. Runs nothing on a device.
 
-import { tensorFromBytes, type Tensor } from "../../runtime/tensor.ts";
-import { openParams, type WeightsOptions } from "../../runtime/weights/load.ts";
-import { referenceOf } from "../../ops/index.ts";
-import { bytesOf, type DType } from "../ir/dtype.ts";
-import { evalGraph, type ConcreteTensor } from "../ir/graph/eval.ts";
+import type { Tensor } from "../../runtime/tensor.ts";
+import type { WeightsOptions } from "../../runtime/weights/load.ts";
+import type { DType } from "../ir/dtype.ts";
+import type { ConcreteTensor } from "../ir/graph/eval.ts";
 import type { Graph, GraphNode, ValueId } from "../ir/graph/types.ts";
 import { locText } from "../ir/loc.ts";
 import { bindPlan } from "../ir/plan/bind.ts";
 import type { Plan } from "../ir/plan/types.ts";
-import { concrete, tableOf, zeros } from "./reference.ts";
+import { concrete, evaluated, readParams, tableOf } from "./reference.ts";
 import type { RunInputs } from "./run-inputs.ts";
 import type { VerifiedValue } from "./verified.ts";
 
@@ -25,26 +24,27 @@ export interface Computed {
   readonly graph: Graph;
   readonly plan: Plan;
   readonly given: Pick<RunInputs, "inputs" | "shapes" | "given">;
+  /** What states held when the run began. */
+  readonly states: ReadonlyMap<string, Tensor>;
   /** What the device wrote, by value. */
   readonly values: ReadonlyMap<ValueId, Tensor>;
   readonly weights: WeightsOptions | undefined;
   readonly seed: number | undefined;
   readonly onProgress?: (done: number, total: number) => void;
+  readonly signal?: AbortSignal;
 }
 
-/** In the order of the graph. */
-export async function verify({ graph, plan, given, values, weights, seed, onProgress }: Computed): Promise<readonly VerifiedValue[]> {
+/** In the order of the graph. Rejects with the signal's reason. */
+export async function verify(computed: Computed): Promise<readonly VerifiedValue[]> {
+  const { graph, plan, given, states, values, weights, seed, onProgress, signal } = computed;
   const { run } = bindPlan(plan, given.shapes, given.given);
-  const params = await paramsOfPlan(plan, weights, seed);
+  // As the plan has them: parts of what is packed, rows of what is split.
+  const { params } = await readParams(plan.params, weights, seed);
   const found: VerifiedValue[] = [];
-  const known = new Map<ValueId, ConcreteTensor>();
-  const observe = (node: GraphNode, value: ConcreteTensor): ConcreteTensor => {
-    known.set(node.id, value);
+  const observe = (node: GraphNode, value: ConcreteTensor, operands: readonly ConcreteTensor[]): ConcreteTensor => {
     const computed = values.get(node.id);
     if (computed === undefined) return value;
     const own = concrete(computed);
-    known.set(node.id, own);
-    const operands = node.kind === "op" ? node.operands.flatMap((id) => known.get(id) ?? []) : [];
     const unit = node.kind === "op" ? unitOfSum(node.op, operands, value) : 0;
     const limit = limits[value.dtype];
     const scale = Math.max(value.dtype === "u8" ? 255 : largest(value), limit === 0 ? 0 : unit / limit);
@@ -59,32 +59,20 @@ export async function verify({ graph, plan, given, values, weights, seed, onProg
     onProgress?.(found.length, values.size);
     return own;
   };
-  evalGraph(graph, referenceOf, {
-    // They are tensors: the inputs were checked.
-    inputs: Object.fromEntries(plan.inputs.map(({ name }) => [name, concrete(given.inputs[name] as Tensor)])),
-    params,
-    states: Object.fromEntries(graph.nodes.flatMap((n) => (n.kind === "state" ? [[n.name, zeros(n.type, run)]] : []))),
-    table: (node) => tableOf(node, run),
-    symbols: run.symbols,
-    observe,
-  });
+  await evaluated(
+    graph,
+    {
+      // They are tensors: the inputs were checked.
+      inputs: Object.fromEntries(plan.inputs.map(({ name }) => [name, concrete(given.inputs[name] as Tensor)])),
+      params,
+      states: Object.fromEntries([...states].map(([name, tensor]) => [name, concrete(tensor)])),
+      table: (node) => tableOf(node, run),
+      symbols: run.symbols,
+      observe,
+    },
+    signal,
+  );
   return found;
-}
-
-/** As the plan has them: parts of what is packed, rows of what is split. */
-async function paramsOfPlan(
-  plan: Plan,
-  weights: WeightsOptions | undefined,
-  seed: number | undefined,
-): Promise<Readonly<Record<string, ConcreteTensor>>> {
-  await using source = await openParams(plan.params, weights, seed);
-  const params: Record<string, ConcreteTensor> = {};
-  for (const param of plan.params) {
-    const bytes = new Uint8Array(param.shape.reduce((a, b) => a * b, 1) * bytesOf(param.dtype));
-    await source.read(param, 0, bytes);
-    params[param.name] = concrete(tensorFromBytes(param.dtype, param.shape, bytes));
-  }
-  return params;
 }
 
 /** What rounding alone may make of a sum whose terms cancel: a few units in the last place of a term for each of √n terms. */

@@ -123,6 +123,8 @@ async function runOnce(
     const profile = options.profile || options.trace !== undefined;
     // The first run of a kernel may include its compilation.
     if (profile) await clock.timed("first run", () => session.run(inputs, { signal, onProgress, profile }));
+    const states = new Map<string, Tensor>();
+    if (options.verify) for (const { name } of plan.states) states.set(name, await session.readState(name));
     const begin = performance.now();
     const result = await clock.timed("run", () => session.run(inputs, { signal, onProgress, profile }));
     const { own, values } = unwatched(result.outputs);
@@ -132,7 +134,7 @@ async function runOnce(
         ? undefined
         : await clock.timed("verify", async () => {
             const onProgress = (done: number, total: number): void => terminal.progress(`verified ${done} of ${total} values`);
-            return (await import("../verifying.ts")).verify({ graph, plan, given, values, weights, seed, onProgress });
+            return (await import("../verifying.ts")).verify({ graph, plan, given, states, values, weights, seed, onProgress, signal });
           });
     terminal.done();
     const slicing = layoutOf(result.host);
@@ -187,7 +189,7 @@ async function runOnReference(file: string, options: RunSettings, terminal: Term
   if (weights === undefined && seed === undefined && plan.params.length > 0) throw noWeights(plan);
   const given = await clock.timed("inputs", () => runInputs(plan, options));
   await untilStopped(async (signal) => {
-    const result = await clock.timed("run", () => runReference(graph, plan, given, weights, seed));
+    const result = await clock.timed("run", () => runReference(graph, plan, given, weights, seed, signal));
     const slicing = layoutOf(result.host);
     const files = await clock.timed("write", () =>
       writeResults(plan.name, given, slicing, result.outputs, result.untrained, options, signal),

@@ -30,8 +30,8 @@ export interface GraphInputs {
   readonly table?: (node: TableNode, env: DimEnv) => ConcreteTensor;
   /** Sizes beyond those that input shapes give: the symbols of host code. */
   readonly symbols?: DimEnv;
-  /** Sees each value when it is there, and gives the one that what follows is computed from. */
-  readonly observe?: (node: GraphNode, value: ConcreteTensor) => ConcreteTensor;
+  /** Sees each value when it is there, with those it was made of, and gives the one that what follows is computed from. */
+  readonly observe?: (node: GraphNode, value: ConcreteTensor, operands: readonly ConcreteTensor[]) => ConcreteTensor;
 }
 
 export interface GraphResult {
@@ -81,6 +81,15 @@ function bindSymbols(graph: Graph, given: GraphInputs): DimEnv {
 
 /** Values of every output. Throws GraphError when an input is missing or misshapen. */
 export function evalGraph(graph: Graph, reference: ReferenceFunction, given: GraphInputs = {}): GraphResult {
+  const steps = evaluation(graph, reference, given);
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done === true) return value;
+  }
+}
+
+/** The same, value by value: for those who must see to other things between them. */
+export function* evaluation(graph: Graph, reference: ReferenceFunction, given: GraphInputs): Generator<undefined, GraphResult> {
   const env = bindSymbols(graph, given);
   const values = new Map<ValueId, ConcreteTensor>();
   const valueOf = (id: ValueId): ConcreteTensor => {
@@ -91,6 +100,7 @@ export function evalGraph(graph: Graph, reference: ReferenceFunction, given: Gra
   for (const node of graph.nodes) {
     const shape = node.type.shape.map((d) => dimEval(d, env));
     const type = { dtype: node.type.dtype, shape };
+    const operands = node.kind === "op" ? node.operands.map(valueOf) : [];
     let value: ConcreteTensor | undefined;
     switch (node.kind) {
       case "input":
@@ -109,7 +119,7 @@ export function evalGraph(graph: Graph, reference: ReferenceFunction, given: Gra
         value = constantTensor(type, node.data);
         break;
       case "op":
-        value = reference(node.op, node.operands.map(valueOf), concreteAttrs(node.attrs, env), type);
+        value = reference(node.op, operands, concreteAttrs(node.attrs, env), type);
         break;
       default:
         node satisfies never;
@@ -120,7 +130,8 @@ export function evalGraph(graph: Graph, reference: ReferenceFunction, given: Gra
         `${nodeText(node)} has the value ${value.dtype}[${value.shape.join(", ")}], not ${typeText(node.type)} = [${shape.join(", ")}]`,
       );
     }
-    values.set(node.id, given.observe?.(node, value) ?? value);
+    values.set(node.id, given.observe?.(node, value, operands) ?? value);
+    yield;
   }
   return {
     outputs: Object.fromEntries(graph.outputs.map((o) => [o.name, valueOf(o.value)])),
