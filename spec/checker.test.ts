@@ -110,6 +110,20 @@ describe("text that is no program", () => {
     });
   });
 
+  test("a comma elsewhere is not taken for several results", () => {
+    const [first] = check("fn f() -> int = 1\nconst x = 1, 2\n").diagnostics;
+    expect(first).toMatchObject({ code: "UHD0010", found: '","' });
+    expect(first?.help).toBeUndefined();
+  });
+
+  test("methods, sizes as fields, and blocks that end with a name's declaration are told as they are written here", () => {
+    const body = (text: string): string => `graph g(x: f32[N, 4]) -> y: f32[N, 4] {\n  ${text}\n}\n`;
+    refused(body("x.relu()"), { code: "UHD0105", at: "relu", help: "operations are functions: relu(…)" });
+    refused(body("x.shape"), { code: "UHD0105", at: "shape", help: "sizes have names: those of the signature, or of dim N = …" });
+    const [first] = check(body("let y = relu(x)")).diagnostics;
+    expect(first).toMatchObject({ code: "UHD0210", help: "the last line gives a value the name y: write y behind it" });
+  });
+
   test("names of other languages' words are names all the same", () => {
     const text = "fn f(return: int, def: int, class: int) -> int = return + def + class\n";
     expect(check(text).diagnostics).toEqual([]);

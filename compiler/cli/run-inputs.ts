@@ -15,6 +15,7 @@ import type { HostValue } from "../ir/plan/host.ts";
 import type { Plan } from "../ir/plan/types.ts";
 import { CliError, usageError } from "./errors.ts";
 import { givenSizes } from "./sizes.ts";
+import { seeded } from "./weights.ts";
 
 export interface InputOptions {
   readonly image?: readonly string[];
@@ -77,12 +78,9 @@ const typed = (plan: Plan, { name, buffer }: Plan["inputs"][number]): string =>
   `${name}: ${typeText(plan.buffers[buffer]?.dtype ?? "", plan.buffers[buffer]?.shape ?? [])}`;
 
 function sources(input: readonly string[]): { readonly files: readonly string[]; readonly seed: number | undefined } {
-  const seeds = input.flatMap((text) => {
-    const seed = /^seeded:(\d{1,9})$/.exec(text)?.[1];
-    return seed === undefined ? [] : [Number(seed)];
-  });
+  const seeds = input.flatMap((text) => seeded(text) ?? []);
   if (seeds.length > 1) throw usageError("--input takes one seeded:N");
-  return { files: input.filter((text) => !/^seeded:\d{1,9}$/.test(text)), seed: seeds[0] };
+  return { files: input.filter((text) => seeded(text) === undefined), seed: seeds[0] };
 }
 
 /** Adds the tensors of files, each of which must be an input. */

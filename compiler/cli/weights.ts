@@ -5,9 +5,15 @@ import { usageError } from "./errors.ts";
 /** The seed of `--init seeded:N`. */
 export function seedOf(init: string | undefined): number | undefined {
   if (init === undefined) return undefined;
-  const match = /^seeded:(\d{1,9})$/.exec(init);
-  if (match === null) throw usageError(`--init takes seeded:N with a whole number N, found "${init}"`);
-  return Number(match[1]);
+  const seed = seeded(init);
+  if (seed === undefined) throw usageError(`--init takes seeded:N with a whole number N, found "${init}"`);
+  return seed;
+}
+
+/** N of `seeded:N`; undefined for any other text. */
+export function seeded(text: string): number | undefined {
+  const match = /^seeded:(\d{1,9})$/.exec(text);
+  return match === null ? undefined : Number(match[1]);
 }
 
 /** `PREFIX` or `FROM=TO`, each. */

@@ -89,8 +89,8 @@ function isAdjacent(a: IToken | undefined, b: IToken): boolean {
 
 const isKeyword = (token: IToken): boolean => token.tokenType.name.startsWith("Keyword_");
 
-/** Whether the innermost item up to a word is a signature whose arrow came, with no block begun since. */
+/** Whether a signature's arrow came before a word, with neither its block nor its value begun since. */
 function isAfterArrow(tokens: readonly IToken[], at: number): boolean {
   const arrow = tokens.findLastIndex((t, i) => i < at && t.tokenType === Arrow);
-  return arrow >= 0 && !tokens.slice(arrow, at).some((t) => t.tokenType === LeftBrace);
+  return arrow >= 0 && !tokens.slice(arrow, at).some((t) => t.tokenType === LeftBrace || t.tokenType === Assign);
 }
