@@ -207,7 +207,7 @@ Exit codes: 0 ok; 1 the program or its inputs are wrong; 2 the command line is w
   )
     .addHelpText(
       "after",
-      '\nExamples:\n  uhdc run graphs/llava-uhd.uhd --image photo.jpg --init seeded:1\n  uhdc run graphs/llava-uhd.uhd --image photo.jpg --weights clip.safetensors projector.safetensors -o out/\n  uhdc run out/ --image photo.jpg --init seeded:1 --json\n  uhdc run graphs/resampler.uhd --input seeded:1 --size h=24 --size w=24 --init seeded:1 --profile --verify\n  uhdc run graphs/llava-uhd-chat.uhd --image photo.jpg --prompt "What is this?" --weights llava-uhd-7b/ clip.safetensors --ignore-extra\n  uhdc run graphs/llama.uhd --set width=2048 --prompt Hello --tokenizer model.gguf --init seeded:1',
+      '\nExamples:\n  uhdc run graphs/llava-uhd.uhd --image photo.jpg --init seeded:1\n  uhdc run graphs/llava-uhd.uhd --image photo.jpg --weights clip.safetensors projector.safetensors -o out/\n  uhdc run out/ --image photo.jpg --init seeded:1 --json\n  uhdc run graphs/resampler.uhd --input seeded:1 --size h=24 --size w=24 --init seeded:1 --profile\n  uhdc run graphs/llava-uhd-chat.uhd --image photo.jpg --prompt "What is this?" --weights llava-uhd-7b/ clip.safetensors --ignore-extra\n  uhdc run graphs/llama.uhd --set width=2048 --prompt Hello --tokenizer model.gguf --init seeded:1',
     )
     .action(async (file: string, options: RunOptions) => (await import("./commands/run.ts")).run(file, options, terminal));
 
